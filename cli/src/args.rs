@@ -7,7 +7,8 @@ use trainyard_service::Manual;
 
 use crate::commands::{
     agents, artifacts, audit, cancel, completions, data, demo_data, job, jobs, login, logs, metrics, notify,
-    open, operator, record, retry, setup, submit, sweep, token, top, train, up, watch, why_slow,
+    open, operator, priority, queue, record, retry, setup, submit, sweep, token, top, train, up, watch,
+    why_slow,
 };
 
 /// Train YOLOv8 on a lab's mixed GPUs.
@@ -117,6 +118,8 @@ pub enum Remote {
     Metrics(metrics::ShowMetrics),
     Cancel(cancel::Cancel),
     Retry(retry::Retry),
+    Priority(priority::Priority),
+    Queue(queue::Queue),
     #[command(alias = "agent")]
     Agents(agents::Agents),
     #[command(alias = "gpu")]

@@ -15,6 +15,8 @@ pub mod metrics;
 pub mod notify;
 pub mod open;
 pub mod operator;
+pub mod priority;
+pub mod queue;
 pub mod record;
 pub mod retry;
 pub mod setup;
@@ -88,6 +90,8 @@ async fn dispatch(command: Remote, context: &Context) -> Result<(), Failure> {
         Remote::Metrics(metrics) => metrics.run(context).await,
         Remote::Cancel(cancel) => cancel.run(context).await,
         Remote::Retry(retry) => retry.run(context).await,
+        Remote::Priority(priority) => priority.run(context).await,
+        Remote::Queue(queue) => queue.run(context).await,
         Remote::Record(record) => record.run(context).await,
         Remote::Agents(agents) => agents.run(context).await,
         Remote::Gpus(gpus) => gpus.run(context).await,

@@ -101,7 +101,7 @@ async fn submit_all(
     let parts: Vec<_> = documents.chunks(PART).map(part).collect();
     let call = || async { client.jobs().submit_jobs(tokio_stream::iter(parts.clone())).await };
     let answer = client.retrying(call).await?;
-    let one = |job_id| pb::SubmitJobResponse { job_id, job: None, warnings: Vec::new() };
+    let one = |job_id| pb::SubmitJobResponse { job_id, ..Default::default() };
     let pb::SubmitJobsResponse { job_ids, warnings } = answer;
     Ok(Answers { jobs: job_ids.into_iter().map(one).collect(), warnings })
 }

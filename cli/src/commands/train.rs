@@ -18,8 +18,8 @@ use crate::commands::sweep;
 use crate::failure::Failure;
 use crate::follow::{self, FollowOptions};
 use crate::proto_json::to_json;
-use crate::terminal;
 use crate::values::absolute_path;
+use crate::{render, terminal};
 
 /// Queue a training job from flags and print its id.
 #[derive(Debug, Args)]
@@ -102,6 +102,10 @@ impl Train {
         terminal::warn(&answer.warnings);
         if self.dry_run {
             terminal::message("the job is valid; nothing was queued");
+            let plan = answer.plan.as_ref().map(|plan| render::queue::plan(context.output, plan));
+            if let Some(plan) = plan.filter(|plan| !plan.is_empty() && context.output.for_people()) {
+                return context.output.line(&plan);
+            }
             return context.output.document(&to_json("SubmitJobResponse", &answer));
         }
         if self.follow {

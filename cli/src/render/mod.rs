@@ -4,6 +4,7 @@ pub mod access;
 pub mod cluster;
 pub mod dataset;
 pub mod job;
+pub mod queue;
 pub mod training;
 pub mod webhook;
 pub mod why;

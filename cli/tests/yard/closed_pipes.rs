@@ -45,6 +45,8 @@ fn commands(file: &str, dir: &str) -> Vec<Vec<String>> {
         format!("metrics {ID}"),
         format!("cancel {ID} {OTHER}"),
         format!("retry {ID}"),
+        format!("priority {ID} 5"),
+        "queue".into(),
         "agents".into(),
         "gpus".into(),
         "drain lab1".into(),

@@ -86,7 +86,12 @@ fn a_submission_is_repeated_under_one_name_while_the_server_is_away() {
 fn a_dry_run_asks_and_queues_nothing() {
     let server = Server::start(Script::default());
     let output = server.yard(&["train", "/nowhere/data.yaml", "--dry-run"]);
-    assert_eq!((code(&output), stdout(&output)), (0, String::new()));
+    assert_eq!(code(&output), 0);
+    let plan = stdout(&output);
+    assert!(plan.starts_with("GPU ") && plan.contains("NVIDIA GeForce RTX 4090  1 of 2"), "{plan}");
+    let json = server.yard(&["train", "/nowhere/data.yaml", "--dry-run", "-o", "json"]);
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(json["plan"]["options"][0]["batchSize"], 32);
     let told = stderr(&output);
     assert!(told.contains("warning: train: 1 label rows that repeat \u{FFFD}another\n"), "{told}");
     assert!(server.script.lock().unwrap().submitted.iter().all(|request| request.validate_only));
@@ -450,6 +455,7 @@ fn orders_are_sent_as_written_and_told() {
 #[test]
 fn why_slow_and_top_speak_to_people_and_to_scripts() {
     let diagnosis = pb::Diagnosis {
+        bound: pb::diagnosis::Bound::Disk.into(),
         headline: "It waits for images: they are read and decoded anew each time.".into(),
         findings: vec!["It trains 12 images a second in batches of 8.".into()],
         advice: vec!["Set `cache: disk`.".into()],
@@ -559,6 +565,8 @@ fn the_help_names_every_command_in_a_line() {
   metrics      Print a job's figures, epoch by epoch
   cancel       End jobs
   retry        Queue a job that failed or was cancelled again
+  priority     Give a job that waits another priority
+  queue        Show who waits, in which order, and what each user has had of late
   agents       List the machines, reserve, release and clear their GPUs, or forget a machine
   gpus         List the GPUs: what they are, how busy, and for which job
   drain        Take a machine out of use: no new jobs, and those that run go elsewhere

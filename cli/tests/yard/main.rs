@@ -9,6 +9,7 @@ mod commands;
 mod data;
 mod fake;
 mod notify;
+mod queue;
 mod reference;
 mod terminal;
 mod up;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -39,6 +40,9 @@ pub struct JobSpec {
 /// How many crashes are forgiven when the user does not say.
 pub const DEFAULT_MAX_RETRIES: u32 = 3;
 
+/// Priorities that a job may have.
+pub const PRIORITIES: RangeInclusive<i32> = -100..=100;
+
 const MIN_TIME_LIMIT: Duration = Duration::from_secs(1);
 const MAX_TIME_LIMIT: Duration = Duration::from_secs(366 * 24 * 3600);
 
@@ -68,8 +72,9 @@ impl JobSpec {
         if self.name.len() > 128 {
             found.push(Violation::new("name", format!("has {} bytes; use at most 128", self.name.len())));
         }
-        if !(-100..=100).contains(&self.priority) {
-            found.push(Violation::new("priority", format!("is {}; use -100 to 100", self.priority)));
+        if !PRIORITIES.contains(&self.priority) {
+            let text = format!("is {}; use {} to {}", self.priority, PRIORITIES.start(), PRIORITIES.end());
+            found.push(Violation::new("priority", text));
         }
         if self.max_retries > 100 {
             found.push(Violation::new("max_retries", format!("is {}; use 0 to 100", self.max_retries)));

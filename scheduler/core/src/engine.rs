@@ -120,6 +120,7 @@ impl Core {
             Event::Cancel { job } => self.on_cancel(now, job, &mut out),
             Event::CancelMany { jobs } => self.on_cancel_many(now, &jobs, &mut out),
             Event::Retry { job } => self.on_retry(now, job, &mut out),
+            Event::SetPriority { job, priority } => self.on_set_priority(now, job, priority, &mut out),
             Event::AgentConnected { session, hello } => self.on_connected(now, session, hello, &mut out),
             Event::AgentDisconnected { agent, session } => self.on_disconnected(agent, session, &mut out),
             Event::Heartbeat { agent, session, status } => {

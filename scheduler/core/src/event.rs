@@ -44,6 +44,8 @@ pub enum Event {
     Cancel { job: JobId },
     /// A user queues a failed or cancelled job again.
     Retry { job: JobId },
+    /// A user gives a job that waits another priority; it is valid.
+    SetPriority { job: JobId, priority: i32 },
     /// An agent opened a session.
     AgentConnected {
         /// Higher than every earlier session of any agent under this leader epoch.

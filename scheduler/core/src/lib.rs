@@ -24,11 +24,12 @@ pub mod throughput;
 pub use crate::config::{CoreConfig, UserLimits};
 pub use crate::engine::{Core, Stored};
 pub use crate::event::{AgentStatus, Event, Hello};
+pub use crate::explain::plan::Plan;
 pub use crate::explain::waiting::Waiting;
 pub use crate::list::{Filter, Listed};
 pub use crate::output::{Accepted, Command, Output, Refusal, Subject, Write};
-pub use crate::policy::Policy;
-pub use crate::query::{Absent, DataCheckers};
+pub use crate::policy::{PlanOption, Policy};
+pub use crate::query::{Absent, DataCheckers, UserShare};
 pub use crate::record::{
     AgentRecord, AttemptRecord, Choice, ChoiceOption, Drain, Estimate, EventBody, EventRecord, JobRecord,
     JobStatusRecord, Progress, ProgressRecord, Released, Setup, Shut, Submission,

@@ -191,4 +191,7 @@ pub enum Refusal {
     /// Only failed and cancelled jobs can be queued again.
     #[error("job {job} is {state}; only a FAILED or CANCELLED job can be retried")]
     NotRetryable { job: JobId, state: JobState },
+    /// A priority says who goes first of those that wait.
+    #[error("job {job} is {state}; only a QUEUED job's priority can be changed")]
+    NotQueued { job: JobId, state: JobState },
 }

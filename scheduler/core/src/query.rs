@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use trainyard_types::{AgentId, JobGroupId, JobId, JobSpec, JobState, Time};
 
@@ -36,6 +37,22 @@ pub struct Absent {
     pub is_connected: bool,
     /// When it was last heard of.
     pub last_seen: Time,
+}
+
+/// A user's share of the cluster.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UserShare {
+    pub name: String,
+    /// GPU-time of late: what is older counts less.
+    pub gpu_time: Duration,
+    /// How much more than others it may have.
+    pub weight: u32,
+    /// By what factor its jobs count as longer; 1 by policies that do not weigh so.
+    pub penalty: f64,
+    pub queued_jobs: usize,
+    /// GPUs and CPU slots that its jobs hold.
+    pub gpus: u32,
+    pub cpu_slots: u32,
 }
 
 impl Core {
@@ -177,6 +194,29 @@ impl Core {
             (name.into(), (user.share(&self.config, now, limits), user.used(&self.config, now)))
         };
         self.users.iter().map(share).collect()
+    }
+
+    /// What each user has had of late and has now, of all that have run or queued anything; by name.
+    pub fn user_shares(&self, now: Time) -> Vec<UserShare> {
+        let waiting = self.jobs.queue().users();
+        let names: BTreeSet<&str> =
+            self.users.iter().map(|user| user.record().name.as_str()).chain(waiting).collect();
+        let names: Vec<&str> = names.into_iter().collect();
+        let penalties = self.policy.share_penalties(now, &self.view(), &names);
+        let share = |(name, penalty): (&str, f64)| {
+            let known = self.users.get(name);
+            let (gpus, cpu_slots) = known.map_or((0, 0), User::running);
+            UserShare {
+                name: name.to_owned(),
+                gpu_time: Duration::from_millis(known.map_or(0, |user| user.used(&self.config, now))),
+                weight: self.limits(name).weight,
+                penalty,
+                queued_jobs: self.jobs.queue().len_of(name),
+                gpus,
+                cpu_slots,
+            }
+        };
+        names.iter().copied().zip(penalties).map(share).collect()
     }
 
     pub(crate) fn share(&self, now: Time, user: &str) -> u64 {

@@ -35,6 +35,8 @@ pub struct JobRecord {
     pub spec: Arc<JobSpec>,
     /// The job group that it was submitted with.
     pub group: Option<JobGroupMember>,
+    /// The priority that it was given later; [`JobRecord::priority`] is the one that counts.
+    pub set_priority: Option<i32>,
     /// Queued, running or ended.
     pub state: JobState,
     /// One sentence for a person.
@@ -137,6 +139,8 @@ pub struct JobStatusRecord<'a> {
     /// The job group whose job it is.
     #[serde(rename = "batch", default, skip_serializing_if = "Option::is_none")]
     pub group: Option<JobGroupId>,
+    #[serde(rename = "priority", default, skip_serializing_if = "Option::is_none")]
+    pub set_priority: Option<i32>,
     pub state: JobState,
     pub state_reason: Cow<'a, str>,
     pub attempts: Cow<'a, [AttemptRecord]>,
@@ -186,6 +190,7 @@ impl JobRecord {
             request_id: None,
             spec,
             group: None,
+            set_priority: None,
             state: JobState::Queued,
             state_reason: SUBMITTED.to_owned(),
             attempts: Vec::new(),
@@ -213,12 +218,21 @@ impl JobRecord {
         EventRecord { cursor: 1, time: self.created, attempt: 0, body }
     }
 
-    /// What its trainer is told: the spec with what a sweep's grid says of this job.
+    /// What its trainer is told: the spec with what a sweep's grid says of this job, and its priority as it is now.
     pub fn full_spec(&self) -> Arc<JobSpec> {
-        match &self.group {
+        let spec = match &self.group {
             Some(member) => member.group.spec(member.index),
             None => Arc::clone(&self.spec),
+        };
+        match self.set_priority {
+            Some(priority) => Arc::new(JobSpec { priority, ..Arc::unwrap_or_clone(spec) }),
+            None => spec,
         }
+    }
+
+    /// Higher goes first.
+    pub fn priority(&self) -> i32 {
+        self.set_priority.unwrap_or(self.spec.priority)
     }
 
     /// What is stored once of a job.
@@ -237,6 +251,7 @@ impl JobRecord {
             id: self.id,
             revision: self.revision,
             group: self.group.as_ref().map(|member| member.group.id),
+            set_priority: self.set_priority,
             state: self.state,
             state_reason: Cow::Borrowed(&self.state_reason),
             attempts: Cow::Borrowed(&self.attempts),
@@ -281,6 +296,7 @@ impl JobRecord {
     pub fn at(self, status: JobStatusRecord<'_>) -> Self {
         Self {
             revision: status.revision,
+            set_priority: status.set_priority,
             state: status.state,
             state_reason: status.state_reason.into_owned(),
             attempts: status.attempts.into_owned(),

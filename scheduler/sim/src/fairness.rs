@@ -116,7 +116,7 @@ impl Fairness {
         let passed_over = jobs.values().find(|other| {
             other.state == JobState::Queued
                 && other.user != job.user
-                && other.spec.priority == job.spec.priority
+                && other.priority() == job.priority()
                 && other.spec.resources == job.spec.resources
                 && other.not_before.is_none_or(|time| time + NOTICED <= now)
                 && !self.is_at_limit(config, other, jobs)

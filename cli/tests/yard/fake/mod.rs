@@ -244,12 +244,22 @@ impl JobService for Fake {
             Some((start, status)) if name.starts_with(start.as_str()) => Err(status.clone()),
             _ if request.validate_only => Ok(Response::new(pb::SubmitJobResponse {
                 warnings: vec!["train: 1 label rows that repeat \u{1b}another".into()],
+                plan: Some(pb::Plan {
+                    options: vec![pb::PlanOption {
+                        device: "NVIDIA GeForce RTX 4090".into(),
+                        free: 1,
+                        total: 2,
+                        batch_size: 32,
+                        ..Default::default()
+                    }],
+                    ..Default::default()
+                }),
                 ..Default::default()
             })),
             _ => Ok(Response::new(pb::SubmitJobResponse {
                 job_id: ID.into(),
                 job: Some(job(ID, pb::JobState::Queued)),
-                warnings: Vec::new(),
+                ..Default::default()
             })),
         }
     }
@@ -332,6 +342,32 @@ impl JobService for Fake {
 
     async fn retry_job(&self, _request: Request<pb::RetryJobRequest>) -> Result<Response<pb::Job>, Status> {
         Err(Status::failed_precondition("the job runs; only one that failed can be retried"))
+    }
+
+    async fn set_job_priority(
+        &self,
+        request: Request<pb::SetJobPriorityRequest>,
+    ) -> Result<Response<pb::Job>, Status> {
+        let pb::SetJobPriorityRequest { job_id, priority } = request.into_inner();
+        let mut script = self.0.lock().unwrap();
+        let found = script.jobs.iter_mut().find(|job| job.id == job_id);
+        let job = found.ok_or_else(|| Status::not_found("there is no such job"))?;
+        job.spec.get_or_insert_default().priority = priority;
+        job.queue_position = Some(1);
+        Ok(Response::new(job.clone()))
+    }
+
+    async fn list_user_shares(
+        &self,
+        _request: Request<pb::ListUserSharesRequest>,
+    ) -> Result<Response<pb::ListUserSharesResponse>, Status> {
+        let user = |user: &str, share| pb::UserShare {
+            user: user.into(),
+            share,
+            penalty: 1.0,
+            ..Default::default()
+        };
+        Ok(Response::new(pb::ListUserSharesResponse { users: vec![user("ada", 0.75), user("bob", 0.25)] }))
     }
 
     async fn diagnose_job(

@@ -4,4 +4,5 @@ pub(crate) mod availability;
 pub(crate) mod estimates;
 pub(crate) mod notices;
 pub(crate) mod paths;
+pub(crate) mod plan;
 pub(crate) mod waiting;

@@ -4,8 +4,10 @@ use trainyard_types::{DeviceKind, JobId, JobState, Time};
 
 use crate::duration::time_of_day;
 use crate::engine::Core;
+use crate::record::JobRecord;
 use crate::state::agents::agent::AgentState;
 use crate::state::fair_share::STAKE;
+use crate::state::order_statistic::OrderedSet;
 use crate::state::queue::Request;
 use crate::state::slots::{self, Kind};
 
@@ -64,10 +66,6 @@ impl Core {
         })
     }
 
-    fn is_over_quota(&self, request: &Request, user: &str) -> bool {
-        request.device == DeviceKind::Gpu && self.gpus_left(user) == 0
-    }
-
     /// Slots on offer that would do, and how many of them are free.
     fn fitting(&self, request: &Request) -> (usize, usize) {
         let excluded = self.jobs.queue().excluded(request);
@@ -79,7 +77,7 @@ impl Core {
     }
 
     /// Slots are on offer that would do, or none is: what the job waits for.
-    fn why_busy(&self, request: &Request, ahead: usize, total: usize, free: usize) -> String {
+    pub(crate) fn why_busy(&self, request: &Request, ahead: usize, total: usize, free: usize) -> String {
         if total == 0 && self.agents.iter().all(|(_, agent)| agent.state() != AgentState::Connected) {
             return "no agent is connected".to_owned();
         }
@@ -142,14 +140,27 @@ impl Core {
     /// counted [`STAKE`]. Costs steps in the number of priorities and of users who wait, not of jobs.
     pub fn ahead(&self, now: Time, job: JobId) -> Option<usize> {
         let job = self.jobs.get(job)?;
-        let (mut ahead, level) = self.jobs.queue().above(job.spec.priority);
-        let users = level?;
-        let own = users.get(&job.user).filter(|jobs| jobs.contains(&job.id))?.rank(&job.id);
+        let (_, level) = self.jobs.queue().above(job.priority());
+        let own = level?.get(&job.user).filter(|jobs| jobs.contains(&job.id))?.rank(&job.id);
+        Some(self.ahead_of(now, job, own))
+    }
+
+    /// The same of a job that is not in the queue, and would come after all of its user's.
+    pub(crate) fn ahead_of_new(&self, now: Time, job: &JobRecord) -> usize {
+        let (_, level) = self.jobs.queue().above(job.priority());
+        let own = level.and_then(|level| level.get(&job.user)).map_or(0, OrderedSet::len);
+        self.ahead_of(now, job, own)
+    }
+
+    /// How many jobs go before one that comes after `own` others of its user.
+    fn ahead_of(&self, now: Time, job: &JobRecord, own: usize) -> usize {
+        let (mut ahead, level) = self.jobs.queue().above(job.priority());
         let step = |user: &str| (STAKE / u64::from(self.limits(user).weight.max(1))).max(1);
         let turn = self.share(now, &job.user).saturating_add(step(&job.user).saturating_mul(own as u64));
-        for (user, jobs) in users {
+        ahead += own;
+        for (user, jobs) in level.into_iter().flatten() {
             ahead += if *user == job.user {
-                own
+                0
             } else {
                 let first = self.share(now, user);
                 // Of equal turns the user goes first whose name does.
@@ -158,7 +169,7 @@ impl Core {
                 jobs.len().min(usize::try_from(turns).unwrap_or(usize::MAX))
             };
         }
-        Some(ahead)
+        ahead
     }
 }
 

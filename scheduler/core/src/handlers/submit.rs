@@ -113,6 +113,26 @@ impl Core {
         out.reply(Ok(Accepted::job(id, false)));
     }
 
+    /// A user gives a job that waits another priority.
+    pub(crate) fn on_set_priority(&mut self, now: Time, id: JobId, priority: i32, out: &mut Changes) {
+        let Some(job) = self.jobs.get(id) else { return out.reply(Err(Refusal::UnknownJob(id))) };
+        let (state, before) = (job.state, job.priority());
+        if state != JobState::Queued {
+            return out.reply(Err(Refusal::NotQueued { job: id, state }));
+        }
+        if before == priority {
+            return out.reply(Ok(Accepted::job(id, true)));
+        }
+        let Some(mut job) = self.jobs.edit(now, id) else { return };
+        job.set_priority = Some(priority).filter(|priority| *priority != job.spec.priority);
+        let message = format!("its priority was changed from {before} to {priority}");
+        out.event(&mut job, now, 0, EventBody::Log { level: LogLevel::Info, message });
+        drop(job);
+        out.touch(id);
+        out.request_round();
+        out.reply(Ok(Accepted::job(id, false)));
+    }
+
     /// A user submits many jobs: all of them, or none. It may be a repetition.
     pub(crate) fn on_submit_group(&mut self, now: Time, group: Arc<JobGroupRecord>, out: &mut Changes) {
         if let Some(request_id) = &group.request_id

@@ -13,13 +13,15 @@ mod view;
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
+use std::time::Duration;
 
 use trainyard_types::{AgentId, JobId, Time};
 
 pub use self::chosen::Policy;
 pub(crate) use self::upcoming::Upcoming;
 pub(crate) use self::view::ClusterView;
-use crate::record::{Choice, Estimate};
+use crate::record::{Choice, Estimate, JobRecord};
+use crate::state::queue::Request;
 use crate::state::slots::{Kind, Location};
 
 /// Decides who goes next and where. Sees the cluster through a view, and never changes it.
@@ -71,6 +73,23 @@ pub(crate) trait PlacementPolicy: Debug + Send + Sync {
     /// Why a ready job waits, if the policy knows more of it than its place in the queue.
     fn explain_wait(&self, _now: Time, _view: &ClusterView<'_>, _job: JobId) -> Option<Wait> {
         None
+    }
+
+    /// What would become of a job that is not queued, on each kind of GPU on offer that would do, the best one first;
+    /// `None` by policies that do not compare.
+    fn plan(
+        &self,
+        _now: Time,
+        _view: &ClusterView<'_>,
+        _job: &JobRecord,
+        _request: &Request,
+    ) -> Option<Vec<PlanOption>> {
+        None
+    }
+
+    /// By what factors these users' jobs count as longer, since they have had more than others.
+    fn share_penalties(&self, _now: Time, _view: &ClusterView<'_>, users: &[&str]) -> Vec<f64> {
+        vec![1.0; users.len()]
     }
 
     /// The waiting jobs that are expected to start next on slots which are busy now, and where: what they name is
@@ -128,6 +147,21 @@ pub(crate) struct Expected {
     pub(crate) end: Option<Time>,
     /// What was expected of the job when it was scored first.
     pub(crate) estimate: Option<Estimate>,
+}
+
+/// One kind of GPU for a job that is not submitted yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlanOption {
+    /// The GPU's model, or `CPU`.
+    pub device: String,
+    /// GPUs of this kind without a job, and all.
+    pub free: u32,
+    pub total: u32,
+    /// How long the job would wait there, and take then; `None` by policies that do not compare.
+    pub waits: Option<Duration>,
+    pub takes: Option<Duration>,
+    /// Whether its speed there has been measured.
+    pub measured: bool,
 }
 
 /// What a waiting job is told.

@@ -176,6 +176,11 @@ impl Jobs {
         if job.state == JobState::Queued {
             return self.queue().request(job);
         }
+        self.request_of_new(job)
+    }
+
+    /// What a job asks for that is not in the queue.
+    pub(crate) fn request_of_new(&self, job: &JobRecord) -> Request {
         let paths = JobPaths::of(job);
         let is_plain = self.visibility().excluded(&paths).is_empty();
         let paths = (!is_plain).then(|| Arc::new(paths));

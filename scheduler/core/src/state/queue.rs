@@ -85,7 +85,7 @@ impl Queue {
     /// Puts a queued job into its place.
     pub(crate) fn insert(&mut self, now: Time, job: &JobRecord, visibility: &PathVisibility) {
         let paths = JobPaths::of(job);
-        let (len, level) = self.levels.entry(Reverse(job.spec.priority)).or_default();
+        let (len, level) = self.levels.entry(Reverse(job.priority())).or_default();
         let jobs = match level.get_mut(&job.user) {
             Some(jobs) => jobs,
             None => level.entry(Arc::clone(&job.user)).or_default(),
@@ -118,7 +118,7 @@ impl Queue {
         let paths = JobPaths::of(job);
         // First of all, since what it is filed under is told by what it names.
         self.unready(job, &self.request_as(job, &paths));
-        let priority = Reverse(job.spec.priority);
+        let priority = Reverse(job.priority());
         if let Some((len, level)) = self.levels.get_mut(&priority)
             && let Some(jobs) = level.get_mut(&job.user)
             && jobs.remove(&job.id)
@@ -154,7 +154,7 @@ impl Queue {
         if !self.came.remove(&job.id) {
             self.went.insert(job.id);
         }
-        let priority = Reverse(job.spec.priority);
+        let priority = Reverse(job.priority());
         if let Some(class) = self.ready.get_mut(request)
             && let Some(users) = class.get_mut(&priority)
             && let Some(jobs) = users.get_mut(&job.user)
@@ -249,7 +249,7 @@ impl Queue {
             self.fresh.insert(request.clone());
         }
         let class = self.ready.entry(request).or_default();
-        let users = class.entry(Reverse(job.spec.priority)).or_default();
+        let users = class.entry(Reverse(job.priority())).or_default();
         match users.get_mut(&job.user) {
             Some(jobs) => drop(jobs.insert(job.id)),
             None => drop(users.insert(Arc::clone(&job.user), [job.id].into())),
@@ -299,10 +299,10 @@ impl Queue {
 
     /// Whether the job is in the queue; whether it is ready; whether it waits for a retry's time.
     pub(crate) fn holds(&self, job: &JobRecord) -> (bool, bool, bool) {
-        let (_, level) = self.above(job.spec.priority);
+        let (_, level) = self.above(job.priority());
         let queued = level.and_then(|level| level.get(&job.user)).is_some_and(|jobs| jobs.contains(&job.id));
         let class = self.ready.get(&self.request(job));
-        let users = class.and_then(|class| class.get(&Reverse(job.spec.priority)));
+        let users = class.and_then(|class| class.get(&Reverse(job.priority())));
         let ready = users.and_then(|users| users.get(&job.user)).is_some_and(|jobs| jobs.contains(&job.id));
         let delayed = job.not_before.is_some_and(|time| self.delayed.contains(&(time, job.id)));
         (queued, ready, delayed)

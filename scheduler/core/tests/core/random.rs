@@ -55,6 +55,10 @@ enum Step {
     Archived(bool),
     Cancel(u128),
     Retry(u128),
+    Priority {
+        job: u128,
+        priority: i32,
+    },
     /// With the attempts that the agent holds, but for the `forget`-th; `extra` is held without right.
     Connect {
         agent: u128,
@@ -114,6 +118,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(number, request, kind)| Step::Submit { number, request, kind }),
         1 => job.clone().prop_map(Step::Cancel),
         1 => job.clone().prop_map(Step::Retry),
+        2 => (job.clone(), -1..=1_i32).prop_map(|(job, priority)| Step::Priority { job, priority }),
         3 => (agent.clone(), prop::option::of(0..2_usize), prop::option::of((job.clone(), 1..4_u32)))
             .prop_map(|(agent, forget, extra)| Step::Connect { agent, forget, extra }),
         1 => agent.clone().prop_map(Step::Disconnect),
@@ -229,6 +234,16 @@ fn limits_of(gpus: u32) -> Event {
     Event::LimitsChanged { usual, users: config().users }
 }
 
+/// A batch that is submitted, as a sweep or one by one.
+fn group_of(number: u128, is_sweep: bool, created: trainyard_types::Time) -> Event {
+    let specs = || (0..3).map(|kind| Arc::new(spec_of(kind))).collect();
+    let content = if is_sweep { Content::Sweep(sweep()) } else { Content::Specs(specs()) };
+    let user = if number == 1 { "bob" } else { "cleo" };
+    let request_id = Some(format!("batch-{}", number / 2));
+    let record = JobGroupRecord { id: batch(number), user: user.into(), request_id, content, created };
+    Event::SubmitGroup { group: Arc::new(record) }
+}
+
 /// Turns a step into an event for this state; `None` when it only moves time or makes no sense.
 fn event(
     core: &Core,
@@ -250,15 +265,7 @@ fn event(
             Event::Submit { request_id, job: job(number), user: user.into(), spec: spec_of(kind) }
         }
         Step::Batch { number, .. } if core.group(batch(number)).is_some() => return None,
-        Step::Batch { number, sweep: is_sweep } => {
-            let specs = || (0..3).map(|kind| Arc::new(spec_of(kind))).collect();
-            let content = if is_sweep { Content::Sweep(sweep()) } else { Content::Specs(specs()) };
-            let user = if number == 1 { "bob" } else { "cleo" };
-            let request_id = Some(format!("batch-{}", number / 2));
-            let record =
-                JobGroupRecord { id: batch(number), user: user.into(), request_id, content, created: now };
-            Event::SubmitGroup { group: Arc::new(record) }
-        }
+        Step::Batch { number, sweep: is_sweep } => group_of(number, is_sweep, now),
         Step::CancelBatch(number) => Event::CancelMany { jobs: core.group(batch(number))?.ids().collect() },
         Step::Archived(done) => {
             let job = *archives.first()?;
@@ -267,6 +274,7 @@ fn event(
         }
         Step::Cancel(number) => Event::Cancel { job: any_job(number) },
         Step::Retry(number) => Event::Retry { job: any_job(number) },
+        Step::Priority { job, priority } => Event::SetPriority { job: any_job(job), priority },
         Step::Connect { agent: number, forget, extra } => {
             let mut held = held_by(core, agent(number));
             if let Some(forget) = forget.filter(|&forget| forget < held.len()) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use trainyard_scheduler_core::{AgentStatus, Event, Output};
 use trainyard_types::{EndReason, ReportBody, UnfitKind};
 
-use crate::world::{World, agent, attempt, commands, cpu_spec, ended, hello, released, started, unfit};
+use crate::world::{World, agent, attempt, commands, cpu_spec, ended, hello, job, released, started, unfit};
 
 type Step = (&'static str, fn(&mut World) -> Vec<Output>);
 
@@ -85,9 +85,10 @@ fn end_with(world: &mut World, body: ReportBody) -> Vec<Output> {
     vec![world.report_as(agent(1), attempt(1, 1), sequence, body)]
 }
 
-const EVENTS: [Step; 31] = [
+const EVENTS: [Step; 32] = [
     ("cancel", |world| vec![world.cancel(1)]),
     ("retry", |world| vec![world.retry(1)]),
+    ("priority", |world| vec![world.handle(Event::SetPriority { job: job(1), priority: 5 })]),
     ("started", |world| {
         let sequence = world.record(1).attempts.first().map_or(1, |attempt| attempt.last_sequence + 1);
         vec![world.report_as(agent(1), attempt(1, 1), sequence, started())]

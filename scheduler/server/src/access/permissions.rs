@@ -84,6 +84,8 @@ pub const METHODS: &[Method] = &[
     changes("JobService/RetryJob", Needs::User),
     reads("JobService/WatchJob"),
     reads("JobService/DiagnoseJob"),
+    changes("JobService/SetJobPriority", Needs::User),
+    reads("JobService/ListUserShares"),
     changes("NotificationService/CreateWebhook", Needs::User),
     reads("NotificationService/ListWebhooks"),
     changes("NotificationService/DeleteWebhook", Needs::User),

@@ -108,6 +108,14 @@ impl Handle {
         self.request(Event::Retry { job }).await
     }
 
+    /// Gives a job that waits another priority; it is valid.
+    ///
+    /// # Errors
+    /// There is no such job, or it does not wait; or [`Unavailable`].
+    pub async fn set_priority(&self, job: JobId, priority: i32) -> Result<JobView, RequestError> {
+        self.request(Event::SetPriority { job, priority }).await
+    }
+
     async fn request(&self, event: Event) -> Result<JobView, RequestError> {
         let (reply, answer) = oneshot::channel();
         self.send(Message::Request(event, Reply::Job(reply))).await?;

@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status, Streaming};
 use trainyard_proto::convert::job::parse_job_spec;
 use trainyard_proto::pb::{self, job_service_server::JobService};
 use trainyard_scheduler_core::{EventBody, EventRecord, Filter};
+use trainyard_types::job::PRIORITIES;
 use trainyard_types::trainer::LogLevel;
 use trainyard_types::{JobId, JobSpec, JobState, Time, Violation};
 
@@ -17,7 +18,7 @@ use super::data_check;
 use super::job_content::JobContent;
 use super::page::{self, Page};
 use super::status::{ApiError, JOBS_HINT, not_there};
-use super::{Context, about, diagnose, job_groups, translate};
+use super::{Context, about, diagnose, job_groups, queue, translate};
 use crate::access::Caller;
 use crate::driver::{EventMark, JobView, StateView};
 use crate::event_history;
@@ -291,14 +292,17 @@ impl JobService for Jobs {
         if validate_only {
             // The spec as it was understood, defaults and all.
             let job = pb::Job { spec: Some((&spec).into()), user: user.clone(), ..Default::default() };
-            let (job_id, job) = (String::new(), Some(job));
-            return Ok(Response::new(pb::SubmitJobResponse { job_id, job, warnings }));
+            let plan = move |state: &mut StateView<'_>| queue::plan(state, &user, spec);
+            // A standby does not know what is free.
+            let plan = self.0.driver.ask_leader(plan).await.ok();
+            let answer = pb::SubmitJobResponse { job: Some(job), warnings, plan, ..Default::default() };
+            return Ok(Response::new(answer));
         }
         let view = self.0.driver.submit(request_id, user.clone(), spec).await.map_err(ApiError::from)?;
         drop(content);
         let job_id = view.record.id.to_string();
         let job = Some(translate::job(view, &caller));
-        let answer = pb::SubmitJobResponse { job_id: job_id.clone(), job, warnings };
+        let answer = pb::SubmitJobResponse { job_id: job_id.clone(), job, warnings, plan: None };
         Ok(about(answer, job_id))
     }
 
@@ -384,6 +388,30 @@ impl JobService for Jobs {
     ) -> Result<Response<pb::Diagnosis>, Status> {
         let caller = Caller::of(&request);
         Ok(Response::new(diagnose::diagnose_job(&self.0, request.into_inner().job_id, caller).await?))
+    }
+
+    async fn set_job_priority(
+        &self,
+        request: Request<pb::SetJobPriorityRequest>,
+    ) -> Result<Response<pb::Job>, Status> {
+        let caller = Caller::of(&request);
+        let pb::SetJobPriorityRequest { job_id, priority } = request.into_inner();
+        if !PRIORITIES.contains(&priority) {
+            let text = format!("is {priority}; use {} to {}", PRIORITIES.start(), PRIORITIES.end());
+            return Err(ApiError::field("priority", text).into());
+        }
+        let job = self.find(job_id, caller.clone()).await?;
+        let view = self.0.driver.set_priority(job, priority).await.map_err(ApiError::from)?;
+        Ok(about(translate::job(view, &caller), job.to_string()))
+    }
+
+    async fn list_user_shares(
+        &self,
+        request: Request<pb::ListUserSharesRequest>,
+    ) -> Result<Response<pb::ListUserSharesResponse>, Status> {
+        let caller = Caller::of(&request);
+        let shares = move |state: &mut StateView<'_>| queue::shares(state, &caller);
+        Ok(Response::new(self.0.driver.ask_leader(shares).await.map_err(ApiError::from)?))
     }
 
     type WatchJobStream = ReceiverStream<Result<pb::JobEvent, Status>>;

@@ -15,6 +15,7 @@ mod job_groups;
 mod jobs;
 mod notifications;
 mod page;
+mod queue;
 mod slot_status;
 mod status;
 mod telemetry;

@@ -271,6 +271,12 @@ fn refused(refusal: &Refusal) -> Status {
             details.add_precondition_failure_violation("CONNECTED", subject, text.as_str());
             Status::with_error_details(Code::FailedPrecondition, text, details)
         }
+        Refusal::NotQueued { job, state } => {
+            let mut details =
+                details("JOB_NOT_QUEUED", [("job", job.to_string()), ("state", state.to_string())]);
+            details.add_precondition_failure_violation("STATE", format!("jobs/{job}"), text.as_str());
+            Status::with_error_details(Code::FailedPrecondition, text, details)
+        }
         Refusal::NotRetryable { job, state } => {
             let mut details =
                 details("JOB_NOT_RETRYABLE", [("job", job.to_string()), ("state", state.to_string())]);

@@ -94,7 +94,8 @@ pub(super) async fn lead(store: &dyn Store) -> LeaderEpoch {
 async fn what_is_committed_is_loaded(store: &dyn Store) {
     let leader = lead(store).await;
     let first = job();
-    let second = JobRecord { revision: 2, state: JobState::Cancelled, ..first.clone() };
+    let second =
+        JobRecord { revision: 2, state: JobState::Cancelled, set_priority: Some(-7), ..first.clone() };
     let writes = [write(&first), Write::Agent(agent("old")), write(&second), Write::Agent(agent("new"))];
     store.commit(leader, &writes).await.unwrap();
     let loaded = store.load(leader).await.unwrap();

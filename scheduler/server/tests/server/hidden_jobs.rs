@@ -58,6 +58,27 @@ async fn machines_name_a_job_to_whoever_sees_it_and_to_nobody_else() {
 }
 
 #[tokio::test]
+async fn a_priority_and_a_share_are_ones_own_and_a_change_is_in_the_audit() {
+    let scheduler = SecureScheduler::start(|config| config.visibility = Visibility::Own).await;
+    let (ada, bob) = (
+        scheduler.token("ada", pb::AccessRole::User).await,
+        scheduler.token("bob", pb::AccessRole::User).await,
+    );
+    let job_id = scheduler.jobs(&ada).submit_job(submission("")).await.unwrap().into_inner().job_id;
+    let wish = pb::SetJobPriorityRequest { job_id: job_id.clone(), priority: 9 };
+    let refused = scheduler.jobs(&bob).set_job_priority(wish.clone()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::NotFound);
+    scheduler.jobs(&ada).set_job_priority(wish).await.unwrap();
+    let told = scheduler.audit_of("JobService/SetJobPriority", 2).await;
+    assert!(told.iter().any(|event| event.target == job_id && event.caller == "ada"), "{told:?}");
+    for (token, users) in [(&ada, vec!["ada"]), (&bob, vec![])] {
+        let request = pb::ListUserSharesRequest {};
+        let shares = scheduler.jobs(token).list_user_shares(request).await.unwrap().into_inner();
+        assert_eq!(shares.users.iter().map(|share| share.user.as_str()).collect::<Vec<_>>(), users);
+    }
+}
+
+#[tokio::test]
 async fn a_request_id_of_somebody_else_tells_nothing_of_their_job() {
     let scheduler = SecureScheduler::start(|config| config.visibility = Visibility::Own).await;
     let (ada, bob) = (

@@ -63,6 +63,70 @@ async fn a_validation_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_validation_says_where_and_when_the_job_would_run() {
+    let scheduler = Scheduler::start().await;
+    let plan = async || {
+        let request = pb::SubmitJobRequest { validate_only: true, ..submission("") };
+        scheduler.jobs().submit_job(request).await.unwrap().into_inner().plan.unwrap()
+    };
+    assert_eq!(plan().await.waiting_sentence, "No agent is connected.");
+    let mut agent = scheduler.agent(1, &[]).await;
+    let free = plan().await;
+    assert_eq!((free.options[0].device.as_str(), free.options[0].free), ("CPU", free.options[0].total));
+    assert!(free.start_time.is_some() && free.waiting_sentence.is_empty(), "{free:?}");
+    for _ in 0..free.options[0].total {
+        scheduler.submit(submission("")).await.unwrap();
+        agent.assigned().await;
+    }
+    let busy = plan().await;
+    assert_eq!(busy.options[0].free, 0);
+    assert!(busy.waiting_sentence.starts_with("It waits for "), "{busy:?}");
+    let mut asked = submission("");
+    asked.spec.as_mut().unwrap().train.as_mut().unwrap().batch = Some(12.0);
+    let request = pb::SubmitJobRequest { validate_only: true, ..asked };
+    let answer = scheduler.jobs().submit_job(request).await.unwrap().into_inner();
+    assert_eq!(answer.plan.unwrap().options[0].batch_size, 12);
+}
+
+#[tokio::test]
+async fn the_priority_of_a_job_that_waits_is_changed_by_its_user_and_outlives_a_restart() {
+    let scheduler = Scheduler::start().await;
+    let ids = [
+        scheduler.submit(submission("")).await.unwrap().id,
+        scheduler.submit(submission("")).await.unwrap().id,
+    ];
+    let wish = |job_id: &str, priority| pb::SetJobPriorityRequest { job_id: job_id.into(), priority };
+    let job = scheduler.jobs().set_job_priority(wish(&ids[1][..20], 5)).await.unwrap().into_inner();
+    assert_eq!((job.spec.unwrap().priority, job.queue_position), (5, Some(1)));
+    assert_eq!(scheduler.get(&ids[0]).await.queue_position, Some(2));
+    let wrong = scheduler.jobs().set_job_priority(wish(&ids[1], 101)).await.unwrap_err();
+    assert_eq!(wrong.get_details_bad_request().unwrap().field_violations[0].field, "priority");
+    let scheduler = Scheduler::start_in(scheduler.stop().await).await;
+    assert_eq!(scheduler.get(&ids[1]).await.spec.unwrap().priority, 5);
+    let events = pb::WatchJobRequest { job_id: ids[1].clone(), cursor: 1, history_only: true };
+    let told = scheduler.jobs().watch_job(events).await.unwrap().into_inner().message().await.unwrap();
+    assert!(format!("{told:?}").contains("its priority was changed from 0 to 5"), "{told:?}");
+    scheduler.jobs().cancel_job(pb::CancelJobRequest { job_id: ids[1].clone() }).await.unwrap();
+    let over = scheduler.jobs().set_job_priority(wish(&ids[1], 1)).await.unwrap_err();
+    assert_eq!(over.code(), Code::FailedPrecondition);
+    assert_eq!(over.get_details_error_info().unwrap().reason, "JOB_NOT_QUEUED");
+}
+
+#[tokio::test]
+async fn shares_tell_what_each_user_has_and_has_had() {
+    let scheduler = Scheduler::start().await;
+    let agent = scheduler.agent(1, &[]).await;
+    for _ in 0..3 {
+        scheduler.submit(submission("")).await.unwrap();
+    }
+    let shares = scheduler.jobs().list_user_shares(pb::ListUserSharesRequest {}).await.unwrap().into_inner();
+    let [user] = &shares.users[..] else { panic!("{shares:?}") };
+    assert_eq!((user.user.as_str(), user.weight, user.gpus), ("anonymous", 1, 0));
+    assert_eq!(user.cpu_slots + user.queued_jobs, 3);
+    drop(agent);
+}
+
+#[tokio::test]
 async fn what_is_not_there_is_named() {
     let scheduler = Scheduler::start().await;
     let missing = pb::GetJobRequest { job_id: "ffff".into() };

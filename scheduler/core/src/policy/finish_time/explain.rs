@@ -10,8 +10,9 @@ use super::facts::Facts;
 use super::share_penalty::Shares;
 use crate::duration::{about, from_millis, whole_millis};
 use crate::gpu_name::with_article;
-use crate::policy::{ClusterView, Expected, Wait};
-use crate::record::{Choice, ChoiceOption};
+use crate::policy::{ClusterView, Expected, PlanOption, Wait};
+use crate::record::{Choice, ChoiceOption, JobRecord};
+use crate::state::queue::Request;
 use crate::state::slots::Kind;
 
 impl FinishTime {
@@ -117,35 +118,56 @@ impl FinishTime {
         })
     }
 
+    /// What would become of a job that is not queued, where it costs itself and others least first.
+    pub(super) fn plan_of(
+        &self,
+        now: Time,
+        view: &ClusterView<'_>,
+        job: &JobRecord,
+        request: &Request,
+    ) -> Vec<PlanOption> {
+        let facts = Facts { request: request.clone(), ..Facts::of(now, view, job) };
+        let kinds = view.slots().kinds().keys().filter(|kind| facts.fits(view, kind));
+        let mut options: Vec<ChoiceOption> =
+            kinds.filter_map(|kind| self.option(now, view, &facts, kind)).collect();
+        options.retain(|option| option.total > 0);
+        options.sort_by_key(|option| option.runtime + option.waits + option.delays_others);
+        let plan = |option: ChoiceOption| PlanOption {
+            device: option.device,
+            free: option.free,
+            total: option.total,
+            waits: Some(option.waits),
+            takes: Some(option.runtime),
+            measured: option.measured,
+        };
+        options.into_iter().map(plan).collect()
+    }
+
     /// What a kind of GPU on offer would mean for a job.
     fn option(&self, now: Time, view: &ClusterView<'_>, facts: &Facts, kind: &Kind) -> Option<ChoiceOption> {
         let pool = view.slots().kinds().get(kind)?;
         let (total, free) = pool.without(&view.excluded(&facts.request));
-        let at = self.queues.find(kind)?;
+        // A kind has no queue before a round has seen it; then nobody waits for it.
+        let at = self.queues.find(kind);
         let gpus = f64::from(facts.request.gpus);
         let runtime = facts.runtime(view, kind);
         let sort_key = whole_millis(runtime * gpus.sqrt());
         let count = |gpus: usize| u32::try_from(gpus).unwrap_or(u32::MAX);
         // Where a GPU is free it waits for nothing, whatever runs beside it.
         let is_free = free >= facts.request.gpus as usize;
-        let waits = if is_free {
-            0.0
-        } else {
-            self.expected_wait(now, view, at, pool.total(), facts.priority, sort_key)
+        let waits = match at {
+            Some(at) if !is_free => self.expected_wait(now, view, at, pool.total(), facts.priority, sort_key),
+            _ => 0.0,
         };
+        let delays = at
+            .map_or(0.0, |at| self.delay_caused(at, pool.total(), facts.priority, sort_key, runtime * gpus));
         Some(ChoiceOption {
             device: kind.device().to_owned(),
             free: count(free),
             total: count(total),
             runtime: from_millis(runtime),
             waits: from_millis(waits),
-            delays_others: from_millis(self.delay_caused(
-                at,
-                pool.total(),
-                facts.priority,
-                sort_key,
-                runtime * gpus,
-            )),
+            delays_others: from_millis(delays),
             measured: view.throughput.rates.estimate(&facts.workload, kind.device()).seen > 0.0,
         })
     }

@@ -48,7 +48,11 @@ use trainyard_types::{AgentId, DeviceKind, JobId, Time};
 use self::queues::Queues;
 use self::reservations::Reservations;
 use self::running_preemptions::Preemptions;
-use super::{Change, ClusterView, Expected, Fault, Placement, PlacementPolicy, Preemption, Upcoming, Wait};
+use self::share_penalty::Shares;
+use super::{
+    Change, ClusterView, Expected, Fault, Placement, PlacementPolicy, PlanOption, Preemption, Upcoming, Wait,
+};
+use crate::record::JobRecord;
 use crate::state::queue::Request;
 use crate::state::slots::Kind;
 
@@ -65,14 +69,14 @@ pub(super) struct FinishTime {
 
 impl FinishTime {
     /// A job waits no more.
-    fn leave(&mut self, view: &ClusterView<'_>, job: JobId) {
-        self.queues.leave(job, priority_of(view, job));
+    fn leave(&mut self, job: JobId) {
+        self.queues.leave(job);
         self.preemptions.leave(job);
     }
 }
 
 fn priority_of(view: &ClusterView<'_>, job: JobId) -> i32 {
-    view.job(job).map_or(0, |job| job.spec.priority)
+    view.job(job).map_or(0, JobRecord::priority)
 }
 
 impl PlacementPolicy for FinishTime {
@@ -80,14 +84,14 @@ impl PlacementPolicy for FinishTime {
         match *change {
             Change::Ready { came, went } => {
                 for &job in went {
-                    self.leave(view, job);
+                    self.leave(job);
                 }
                 for &job in came {
                     self.queues.arrive(job, priority_of(view, job));
                 }
             }
             Change::Placed(job) => {
-                self.leave(view, job);
+                self.leave(job);
                 self.track_runner(now, view, job);
             }
             Change::Progress(job) => self.track_runner(now, view, job),
@@ -129,6 +133,21 @@ impl PlacementPolicy for FinishTime {
 
     fn explain_wait(&self, now: Time, view: &ClusterView<'_>, job: JobId) -> Option<Wait> {
         self.wait_of(now, view, job)
+    }
+
+    fn plan(
+        &self,
+        now: Time,
+        view: &ClusterView<'_>,
+        job: &JobRecord,
+        request: &Request,
+    ) -> Option<Vec<PlanOption>> {
+        Some(self.plan_of(now, view, job, request))
+    }
+
+    fn share_penalties(&self, now: Time, view: &ClusterView<'_>, users: &[&str]) -> Vec<f64> {
+        let shares = Shares::active(now, view);
+        users.iter().map(|user| shares.penalty_of(now, view, user)).collect()
     }
 
     fn upcoming(&self, now: Time, view: &ClusterView<'_>) -> Vec<Upcoming> {

@@ -154,7 +154,7 @@ impl FinishTime {
             }
             let theirs = queued.sort_key as f64 * shares.penalty_of(now, view, &queued.facts.user);
             let is_shorter = mine > theirs * MUCH_SHORTER + margin;
-            let wins = match queued.facts.priority.cmp(&job.spec.priority) {
+            let wins = match queued.facts.priority.cmp(&job.priority()) {
                 Ordering::Greater => left > margin,
                 Ordering::Equal => is_shorter || (is_starving && mine > margin),
                 Ordering::Less => false,

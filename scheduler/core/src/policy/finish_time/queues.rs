@@ -49,6 +49,8 @@ pub(super) struct Queues {
     queued: BTreeMap<JobId, QueuedJob>,
     /// Ready jobs that are in no queue yet: by priority, then by submission.
     unassigned: BTreeSet<(Reverse<i32>, JobId)>,
+    /// Index: with which priority a job is among those, which its user may change.
+    unassigned_as: BTreeMap<JobId, i32>,
     /// Index: queued jobs by their stamp, the oldest score first.
     by_score_age: BTreeSet<(u64, JobId)>,
     /// The newest stamp, and that before this round.
@@ -139,7 +141,11 @@ impl Queues {
         let gangs = self.queued.values().filter(|queued| queued.facts.request.gpus > 1).count();
         let by_score_age: BTreeSet<(u64, JobId)> =
             self.queued.iter().map(|(&job, queued)| (queued.stamp, job)).collect();
+        let is_indexed =
+            |(job, priority): (&JobId, &i32)| self.unassigned.contains(&(Reverse(*priority), *job));
         is_once
+            && self.unassigned_as.len() == self.unassigned.len()
+            && self.unassigned_as.iter().all(is_indexed)
             && known == *ready
             && gangs == self.gangs
             && by_score_age == self.by_score_age
@@ -163,14 +169,20 @@ impl Queues {
 
     /// A job became ready.
     pub(super) fn arrive(&mut self, job: JobId, priority: i32) {
-        if !self.queued.contains_key(&job) {
-            self.unassigned.insert((Reverse(priority), job));
+        if self.queued.contains_key(&job) {
+            return;
         }
+        if let Some(before) = self.unassigned_as.insert(job, priority) {
+            self.unassigned.remove(&(Reverse(before), job));
+        }
+        self.unassigned.insert((Reverse(priority), job));
     }
 
     /// A job waits no more.
-    pub(super) fn leave(&mut self, job: JobId, priority: i32) {
-        self.unassigned.remove(&(Reverse(priority), job));
+    pub(super) fn leave(&mut self, job: JobId) {
+        if let Some(priority) = self.unassigned_as.remove(&job) {
+            self.unassigned.remove(&(Reverse(priority), job));
+        }
         if let Some(queued) = self.dequeue(job) {
             self.starving_from.remove(&(queued.starving_at, job));
             self.starving.remove(&queued.facts.request, &queued.facts.user, queued.facts.created, job);
@@ -185,7 +197,9 @@ impl Queues {
 
     /// Takes the first of the ready jobs that are in no queue yet; [`Queues::admit`] is next.
     pub(super) fn take_unassigned(&mut self) -> Option<JobId> {
-        self.unassigned.pop_first().map(|(_, job)| job)
+        let (_, job) = self.unassigned.pop_first()?;
+        self.unassigned_as.remove(&job);
+        Some(job)
     }
 
     /// Takes in a job that has not been scored before; [`Queues::enqueue`] is next.
