@@ -122,13 +122,14 @@ wheel: build ## Wheels for pip, into target/wheel: client and programs for Linux
 	@$(PACK_WHEEL)
 	@TRAINYARD_WHEEL=client $(PACK_WHEEL)
 
-lint: setup ## Format, Clippy, rustdoc, mypy, ruff, warnings denied; licences and versions of what we build from
+lint: setup ## Format, Clippy, rustdoc, mypy, ruff, tsc, warnings denied; licences and versions of what we build from
 	cargo fmt --all --check
 	@deploy/check-dependencies.sh
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 	@$(PYTHON_STUBS)
 	cd python && $(PYTHON)/ruff format --check . ../tests/web && $(PYTHON)/ruff check . ../tests/web && $(PYTHON)/mypy && $(PYTHON)/mypy --platform win32 src/trainyard
+	.tools/typescript/tsc -p scheduler/server/web/jsconfig.json
 	cd tests/web && $(PYTHON)/mypy --config-file ../../python/pyproject.toml *.py
 
 bench: build ## Speeds, one `name value unit` a line; also in target/bench/figures.json

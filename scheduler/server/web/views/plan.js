@@ -35,8 +35,8 @@ function measured(agents, { model, imgsz }, device) {
   return Math.max(0, ...sizes) || undefined;
 }
 
-/** @param {{ spec: any, checked: any, agents: Map<string, any>, isSent: boolean }} props */
-export function Plan({ spec, checked, agents, isSent }) {
+/** @param {{ checked: any, agents: Map<string, any>, isSent: boolean }} props */
+export function Plan({ checked, agents, isSent }) {
   const rates = useRates();
   const { problems, trouble, job, isChecked } = checked;
   const [name, version] = (job?.spec?.train?.data || "").split("@");
