@@ -21,63 +21,15 @@ const VERSION: &str = "{version}";
 const POLICY: &str =
     "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'; object-src 'none'";
 
-macro_rules! files {
-    ($($path:literal),* $(,)?) => {
-        &[$(($path, include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/web/", $path)))),*]
-    };
+/// A file as `build.rs` has made it of one in `web/`.
+pub struct File {
+    path: &'static str,
+    plain: &'static [u8],
+    brotli: &'static [u8],
 }
 
 /// Every file of the page.
-pub const FILES: &[(&str, &[u8])] = files![
-    "api.js",
-    "app.js",
-    "icon.svg",
-    "index.html",
-    "later.js",
-    "layout.js",
-    "live.js",
-    "login.js",
-    "router.js",
-    "style.css",
-    "theme.js",
-    "units.js",
-    "vendor/preact.js",
-    "vendor/uplot.css",
-    "vendor/uplot.js",
-    "views/artifacts.js",
-    "views/chart.css",
-    "views/chart.js",
-    "views/cluster.js",
-    "views/compare.css",
-    "views/compare.js",
-    "views/confirm.js",
-    "views/curves.js",
-    "views/data.css",
-    "views/data.js",
-    "views/gpu.js",
-    "views/job.css",
-    "views/job.js",
-    "views/job_curves.js",
-    "views/job_events.js",
-    "views/job_fields.js",
-    "views/job_lists.js",
-    "views/job_parts.js",
-    "views/job_rows.js",
-    "views/job_tables.js",
-    "views/log.js",
-    "views/look.js",
-    "views/new_job.css",
-    "views/new_job.js",
-    "views/parallel.js",
-    "views/picker.js",
-    "views/plan.js",
-    "views/queue.css",
-    "views/queue.js",
-    "views/samples.js",
-    "views/sort_table.js",
-    "views/spec.js",
-    "views/version.js",
-];
+pub const FILES: &[File] = include!(concat!(env!("OUT_DIR"), "/web.rs"));
 
 static ASSETS: LazyLock<Assets> = LazyLock::new(|| Assets::new(FILES));
 
@@ -89,24 +41,30 @@ struct Assets {
 
 struct Asset {
     content: &'static str,
-    /// Of the plain form; the compressed one has another.
+    /// Of the plain form; the compressed ones have others.
     tag: String,
     plain: Bytes,
     gzip: Bytes,
+    /// Browsers take it by encrypted connections, and from their own machine. Empty where there is none.
+    brotli: Bytes,
 }
 
 impl Assets {
-    fn new(files: &[(&'static str, &'static [u8])]) -> Self {
+    fn new(files: &[File]) -> Self {
         let mut all = Sha256::new();
-        for (path, bytes) in files {
-            all.update(path.as_bytes());
-            all.update(bytes);
+        for file in files {
+            all.update(file.path.as_bytes());
+            all.update(file.plain);
         }
         let version = short(&all.finalize());
-        let asset = |(path, bytes): &(&'static str, &'static [u8])| {
-            let page = (*path == INDEX).then(|| String::from_utf8_lossy(bytes).replace(VERSION, &version));
-            let plain = page.map_or(Bytes::from_static(bytes), Bytes::from);
-            (*path, Asset::new(path, plain))
+        let asset = |file: &File| {
+            let made = if file.path == INDEX {
+                let page = String::from_utf8_lossy(file.plain).replace(VERSION, &version);
+                Asset::new(file.path, Bytes::from(page), Bytes::new())
+            } else {
+                Asset::new(file.path, Bytes::from_static(file.plain), Bytes::from_static(file.brotli))
+            };
+            (file.path, made)
         };
         let files = files.iter().map(asset).collect();
         Self { version, files }
@@ -114,31 +72,39 @@ impl Assets {
 }
 
 impl Asset {
-    fn new(path: &str, plain: Bytes) -> Self {
+    fn new(path: &str, plain: Bytes, brotli: Bytes) -> Self {
         Self {
             content: content_type(path),
             tag: short(&Sha256::digest(&plain)),
             gzip: compressed(&plain),
             plain,
+            brotli,
+        }
+    }
+
+    /// The smallest form that is accepted, and how it is compressed.
+    fn form(&self, asked: &HeaderMap) -> (&Bytes, Option<&'static str>) {
+        if !self.brotli.is_empty() && accepts(asked, "br") {
+            (&self.brotli, Some("br"))
+        } else if accepts(asked, "gzip") {
+            (&self.gzip, Some("gzip"))
+        } else {
+            (&self.plain, None)
         }
     }
 
     fn answer(&self, asked: &HeaderMap, caching: &'static str) -> Response {
-        let accepts = asked.get(header::ACCEPT_ENCODING).map_or(&b""[..], HeaderValue::as_bytes);
-        let is_gzip = accepts.windows(4).any(|word| word == b"gzip");
-        let (body, tag) = if is_gzip {
-            (self.gzip.clone(), format!("\"{}-gzip\"", self.tag))
-        } else {
-            (self.plain.clone(), format!("\"{}\"", self.tag))
-        };
+        let (body, encoding) = self.form(asked);
+        let tag =
+            encoding.map_or_else(|| format!("\"{}\"", self.tag), |name| format!("\"{}-{name}\"", self.tag));
         let has = asked.get(header::IF_NONE_MATCH).and_then(|tags| tags.to_str().ok()).unwrap_or_default();
         let is_known = has.split(',').any(|known| known.trim().trim_start_matches("W/") == tag);
         let mut answer =
-            if is_known { StatusCode::NOT_MODIFIED.into_response() } else { body.into_response() };
+            if is_known { StatusCode::NOT_MODIFIED.into_response() } else { body.clone().into_response() };
         let headers = answer.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(self.content));
-        if is_gzip && !is_known {
-            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        if let Some(name) = encoding.filter(|_| !is_known) {
+            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(name));
         }
         headers.extend(HeaderValue::from_str(&tag).ok().map(|tag| (header::ETAG, tag)));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(caching));
@@ -148,6 +114,16 @@ impl Asset {
         headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
         answer
     }
+}
+
+/// Whether `Accept-Encoding` names an encoding, and not as one that is unwanted.
+fn accepts(asked: &HeaderMap, encoding: &str) -> bool {
+    let header = asked.get(header::ACCEPT_ENCODING).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    header.split(',').any(|one| {
+        let (name, weight) = one.split_once(';').unwrap_or((one, ""));
+        let is_unwanted = weight.trim().strip_prefix("q=").is_some_and(|weight| weight.parse() == Ok(0.0));
+        name.trim().eq_ignore_ascii_case(encoding) && !is_unwanted
+    })
 }
 
 /// The page, whatever it is to show.
@@ -175,14 +151,14 @@ fn answer(path: &str, asked: &HeaderMap, caching: &'static str) -> Response {
 #[cfg(debug_assertions)]
 fn from_disk(path: &str) -> Option<Asset> {
     let folder = std::env::var_os("TRAINYARD_WEB_DIR")?;
-    let (known, _) = FILES.iter().find(|(known, _)| *known == path)?;
-    let text = std::fs::read(std::path::Path::new(&folder).join(known)).ok()?;
-    let text = if *known == INDEX {
-        String::from_utf8(text).ok()?.replace(VERSION, "disk").into_bytes()
-    } else {
-        text
-    };
-    Some(Asset::new(known, Bytes::from(text)))
+    let known = FILES.iter().find(|known| known.path == path)?;
+    let read = |path: &str| std::fs::read_to_string(std::path::Path::new(&folder).join(path)).ok();
+    // The style sheet names the others, which `build.rs` puts into it.
+    let named = |line: &str| line.strip_prefix("@import \"")?.strip_suffix("\";").and_then(read);
+    let text = read(known.path)?.replace(VERSION, "disk");
+    let lines: Vec<String> =
+        text.lines().map(|line| named(line).unwrap_or_else(|| line.to_owned())).collect();
+    Some(Asset::new(path, Bytes::from(lines.join("\n")), Bytes::new()))
 }
 
 #[cfg(not(debug_assertions))]
@@ -217,6 +193,11 @@ fn compressed(plain: &[u8]) -> Bytes {
     encoder.finish().map(Bytes::from).unwrap_or_default()
 }
 
+/// Of `build.rs`: its tests run with these.
+#[cfg(test)]
+#[path = "../../build/comments.rs"]
+mod comments;
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -227,42 +208,16 @@ mod tests {
 
     const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/web");
 
-    fn on_disk(folder: &Path, found: &mut BTreeSet<String>) {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                on_disk(&path, found);
-            } else {
-                found.insert(path.strip_prefix(FOLDER).unwrap().display().to_string());
-            }
-        }
-    }
-
-    #[test]
-    fn every_file_of_the_page_is_in_the_program() {
-        let mut found = BTreeSet::new();
-        on_disk(Path::new(FOLDER), &mut found);
-        // What is there for people and tools.
-        found.retain(|path| {
-            !path.ends_with(".md")
-                && !path.ends_with(".json")
-                && !path.ends_with("LICENSE")
-                && !path.ends_with(".d.ts")
-        });
-        let embedded: BTreeSet<String> = FILES.iter().map(|(path, _)| (*path).to_owned()).collect();
-        assert_eq!(found, embedded);
-    }
-
-    fn text(path: &str) -> &'static str {
-        let (_, bytes) =
-            FILES.iter().find(|(known, _)| *known == path).unwrap_or_else(|| panic!("no file {path}"));
-        std::str::from_utf8(bytes).unwrap()
+    /// A file as it was written.
+    fn text(path: &str) -> String {
+        fs::read_to_string(Path::new(FOLDER).join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
     }
 
     /// The files that a file names behind `word`, such as `from "`.
     fn named(path: &str, word: &str) -> Vec<String> {
         let folder = path.rsplit_once('/').map(|(folder, _)| folder);
-        let names = text(path).split(word).skip(1).filter_map(|rest| rest.split('"').next());
+        let text = text(path);
+        let names = text.split(word).skip(1).filter_map(|rest| rest.split('"').next());
         let resolve = |name: &str| match (name.strip_prefix("../"), name.strip_prefix("./")) {
             (Some(above), _) => above.to_owned(),
             (_, Some(beside)) => folder.map_or(beside.to_owned(), |folder| format!("{folder}/{beside}")),
@@ -276,11 +231,15 @@ mod tests {
         if !loaded.insert(path.to_owned()) {
             return;
         }
-        let imported = if path.ends_with(".js") { named(path, " from \"") } else { Vec::new() };
+        let imported = if path.ends_with(".js") && !path.starts_with("vendor/") {
+            named(path, " from \"")
+        } else {
+            Vec::new()
+        };
         imported.iter().for_each(|file| load(file, loaded));
         // It fetches the library for its curves itself.
         if path == "views/chart.js" {
-            loaded.extend(["vendor/uplot.js", "vendor/uplot.css"].map(str::to_owned));
+            loaded.insert("vendor/uplot.js".to_owned());
         }
     }
 
@@ -290,20 +249,54 @@ mod tests {
         assert!(views.len() > 5, "{views:?}");
         for view in views {
             let mut loaded = BTreeSet::from([INDEX.to_owned(), "icon.svg".to_owned()]);
-            let links = text(INDEX).split('"').filter_map(|part| part.strip_prefix("/assets/{version}/"));
+            let index = text(INDEX);
+            let links = index.split('"').filter_map(|part| part.strip_prefix("/assets/{version}/"));
             links.for_each(|file| load(file, &mut loaded));
             load(&view, &mut loaded);
             let bytes: usize = loaded.iter().map(|file| ASSETS.files[file.as_str()].gzip.len()).sum();
             println!("{view}: {} files, {bytes} bytes compressed", loaded.len());
-            assert!(bytes <= 80_000, "{view} needs {bytes} bytes compressed: {loaded:?}");
+            assert!(bytes <= 70_000, "{view} needs {bytes} bytes compressed: {loaded:?}");
+        }
+    }
+
+    #[test]
+    fn the_whole_page_is_small() {
+        let size =
+            |asset: &Asset| if asset.brotli.is_empty() { asset.gzip.len() } else { asset.brotli.len() };
+        for (path, asset) in &ASSETS.files {
+            println!("{:6} {:6} {:6} {path}", asset.plain.len(), asset.gzip.len(), size(asset));
+        }
+        let bytes: usize = ASSETS.files.values().map(size).sum();
+        println!("{bytes} bytes in all");
+        assert!(bytes <= 82_000, "the page is {bytes} bytes compressed");
+    }
+
+    #[test]
+    fn a_file_comes_in_the_smallest_form_that_is_accepted() {
+        let asset = &ASSETS.files["app.js"];
+        let table = [
+            ("gzip, deflate, br, zstd", Some("br"), &asset.brotli),
+            ("gzip, deflate", Some("gzip"), &asset.gzip),
+            ("br;q=0, gzip;q=0.5", Some("gzip"), &asset.gzip),
+            ("brotli, xgzip", None, &asset.plain),
+            ("", None, &asset.plain),
+        ];
+        for (accepted, encoding, body) in table {
+            let asked = HeaderMap::from_iter([(header::ACCEPT_ENCODING, HeaderValue::from_static(accepted))]);
+            assert_eq!(asset.form(&asked), (body, encoding), "{accepted}");
         }
     }
 
     #[test]
     fn what_others_wrote_is_what_the_list_says() {
         let list = fs::read_to_string(Path::new(FOLDER).join("vendor/README.md")).unwrap();
-        for (path, bytes) in FILES.iter().filter(|(path, _)| path.starts_with("vendor/")) {
-            let name = path.trim_start_matches("vendor/");
+        for entry in fs::read_dir(Path::new(FOLDER).join("vendor")).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            let bytes = fs::read(&path).unwrap();
+            if ![".js", ".css"].iter().any(|end| name.ends_with(end)) {
+                continue;
+            }
             let line = list.lines().find(|line| line.contains(&format!("`{name}`")));
             let line = line.unwrap_or_else(|| panic!("{name} is not in the list"));
             assert!(line.contains(&hex::encode(Sha256::digest(bytes))), "{name} is another file than {line}");

@@ -18,17 +18,14 @@ let loading;
 /** The library, when the first chart needs it. */
 function uplot() {
   loading ??= new Promise((resolve, reject) => {
-    // The files of one version are beside each other.
-    const beside = document.querySelector("link[rel=stylesheet]");
-    const at = (/** @type {string} */ name) => new URL(`vendor/${name}`, /** @type {HTMLLinkElement} */ (beside).href).href;
-    const [style, script] = [document.createElement("link"), document.createElement("script")];
-    [style.rel, style.href, script.src] = ["stylesheet", at("uplot.css"), at("uplot.js")];
+    const script = document.createElement("script");
+    script.src = new URL("../vendor/uplot.js", import.meta.url).href;
     script.onload = () => resolve(/** @type {any} */ (globalThis).uPlot);
     script.onerror = () => {
       loading = undefined;
       reject(new Error("the page's charts cannot be loaded"));
     };
-    document.head.append(style, script);
+    document.head.append(script);
   });
   return loading;
 }
@@ -59,7 +56,14 @@ const place = (axis, value) => (axis === "time" ? lapse(value) : figure(value));
 const known = new Map();
 /** @param {string} name */
 function style(name) {
-  if (!known.has(name)) known.set(name, getComputedStyle(document.documentElement).getPropertyValue(name));
+  if (!known.has(name)) {
+    // A variable has both themes' colours; what is drawn with it has one.
+    const drawn = document.createElement("i");
+    drawn.style.color = `var(${name})`;
+    document.body.append(drawn);
+    known.set(name, getComputedStyle(drawn).color);
+    drawn.remove();
+  }
   return known.get(name) || "";
 }
 export const color = (/** @type {number} */ at) => `var(--c${at % COLORS})`;
