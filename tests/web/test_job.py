@@ -236,6 +236,35 @@ def test_pictures_are_looked_at_and_artifacts_downloaded(page: Page, yard: Lab, 
     assert text == "epoch,time\n1,2\n"
 
 
+def test_pictures_of_a_running_job_come_as_they_are_drawn(page: Page, yard: Lab) -> None:
+    """The newest first, and an old one stays until the next can be drawn."""
+    job = yard.submit("draws", {"epochs": 1000, "seed": trainer.DRAWS})
+    page.goto(f"{yard.url}/jobs/{job}")
+    pictures = page.get_by_role("region", name="Pictures")
+    expect(pictures.get_by_role("button")).to_have_count(3)
+    pictures.scroll_into_view_if_needed()
+    own = pictures.get_by_role("button", name="Look at train_batch2.jpg").locator("img")
+    expect(own).not_to_have_js_property("naturalWidth", 0)
+    before = own.evaluate("image => { image.dataset.seen = 'yes'; return [image.src, image.naturalWidth]; }")
+    # What is drawn into the same element is never nothing.
+    own.evaluate(
+        """image => {
+          window.empty = 0;
+          (function look() {
+            empty += !image.naturalWidth;
+            requestAnimationFrame(look);
+          })();
+        }"""
+    )
+    expect(pictures.get_by_role("listitem")).to_have_text([f"train_batch{number}.jpg" for number in (2, 0, 1)])
+    until(lambda: own.get_attribute("src") not in before[0], lambda: str(before))
+    expect(own).to_have_attribute("data-seen", "yes")
+    assert page.evaluate("empty") == 0
+    until(lambda: own.evaluate("image => image.naturalWidth") > before[1], lambda: str(before))
+    yard.call("JobService/CancelJob", {"jobId": job})
+    ended(yard, job)
+
+
 def test_pictures_that_are_gone_leave_their_names(page: Page, yard: Lab, done: str, complaints: Complaints) -> None:
     """The rest of the page is as it was."""
     page.route("**/files/**", lambda route: route.fulfill(status=404, body="gone"))
@@ -245,6 +274,26 @@ def test_pictures_that_are_gone_leave_their_names(page: Page, yard: Lab, done: s
     expect(picture).to_be_disabled()
     expect(picture).to_have_text("results.png")
     complaints[:] = [text for text in complaints if "status of 404" not in text]
+
+
+@pytest.mark.parametrize(("scheme", "line"), [("light", "rgb(43, 86, 200)"), ("dark", "rgb(132, 168, 255)")])
+def test_curves_are_drawn_in_the_colours_of_the_theme(
+    browser: Browser, yard: Lab, done: str, scheme: Any, line: str
+) -> None:
+    """As the style sheet has them."""
+    context = browser.new_context(color_scheme=scheme)
+    page = context.new_page()
+    page.goto(f"{yard.url}/jobs/{done}")
+    canvas = chart(page, "Learning rate").locator("canvas")
+    drawn = """canvas => {
+      const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+      const colours = new Set();
+      for (let at = 0; at < data.length; at += 4)
+        if (data[at + 3] === 255) colours.add(`rgb(${data[at]}, ${data[at + 1]}, ${data[at + 2]})`);
+      return [...colours];
+    }"""
+    until(lambda: line in canvas.evaluate(drawn), lambda: str(canvas.evaluate(drawn)))
+    context.close()
 
 
 @pytest.mark.parametrize("seen", [("light", 1440), ("light", 390), ("dark", 1440), ("dark", 390)])

@@ -10,8 +10,12 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-#: Seeds: trains for as long as it is let; crashes once in the middle; fails; has many classes.
-SLOW, CRASHES, FAILS, CLASSES = 1, 2, 3, 4
+#: Seeds: trains for as long as it is let; crashes once in the middle; fails; has many classes; has very many.
+SLOW, CRASHES, FAILS, CLASSES, MORE_CLASSES = 1, 2, 3, 4, 5
+#: Seed: draws three pictures and the last of them anew in each epoch, slowly.
+DRAWS = 6
+#: How many classes there are.
+COUNTS = {CLASSES: 100, MORE_CLASSES: 500}
 
 
 def _picture(side: int) -> bytes:
@@ -23,6 +27,13 @@ def _picture(side: int) -> bytes:
     head = side.to_bytes(4, "big") * 2 + bytes([8, 0, 0, 0, 0])
     rows = zlib.compress((b"\0" + b"\x90" * side) * side)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def _write(path: Path, content: bytes) -> None:
+    """At once, so that nobody reads half of it."""
+    half = path.with_suffix(".half")
+    half.write_bytes(content)
+    half.rename(path)
 
 
 def _option(name: str) -> str:
@@ -70,7 +81,7 @@ def main() -> int:
             "optimizer": 0.006,
         }
         for batch in (25, 50):
-            time.sleep(0.5 if seed == SLOW else 0.01)
+            time.sleep(0.5 if seed in (SLOW, DRAWS) else 0.01)
             say(
                 "step",
                 epoch=epoch,
@@ -81,6 +92,9 @@ def main() -> int:
                 metrics=losses,
                 phases=phases,
             )
+        if seed == DRAWS:
+            for number in range(3) if epoch == 1 else [2]:
+                _write(run / f"train_batch{number}.jpg", _picture(32 + epoch))
         accuracy = (1 - math.exp(-4 * part)) * (0.6 + rate)
         say(
             "epoch",
@@ -106,7 +120,8 @@ def main() -> int:
         if seed == CRASHES and epoch == epochs // 2 and not crashed.exists():
             crashed.touch()
             return 70
-    names = [f"class {number:03}" for number in range(100)] if seed == CLASSES else ["cell", "<b>nucleus</b>"]
+    count = COUNTS.get(seed, 0)
+    names = [f"class {number:03}" for number in range(count)] or ["cell", "<b>nucleus</b>"]
     per_class = {
         f"metrics/{kind}(B)/{name}": (number + 1) / (len(names) + 1)
         for number, name in enumerate(names)

@@ -45,3 +45,13 @@ export function clock(time) {
 export function shortId(id) {
   return id.replaceAll("-", "").slice(0, 12);
 }
+
+/** Bytes with a unit. @param {number | string} count */
+export function bytes(count) {
+  let [value, unit] = [Number(count), "B"];
+  for (const next of ["KiB", "MiB", "GiB", "TiB"]) {
+    if (value < 1024) break;
+    [value, unit] = [value / 1024, next];
+  }
+  return `${unit === "B" || value >= 100 ? Math.round(value) : value.toFixed(1)} ${unit}`;
+}

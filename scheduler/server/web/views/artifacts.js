@@ -1,11 +1,12 @@
 // @ts-check
 /** What a job leaves behind: pictures to look at, files to download. */
 import { callAll } from "../api.js";
+import { bytes } from "../units.js";
 import { html, useEffect, useRef, useState } from "../vendor/preact.js";
-import { bytes, isOver } from "./job_parts.js";
+import { isOver } from "./job_parts.js";
 
-/** Milliseconds between two looks for new ones while it runs. */
-const LOOK = 15000;
+/** Milliseconds from an epoch's end to a look for what came of it, and between two looks where no epoch ends. */
+const [SOON, LOOK] = [3000, 20000];
 
 /** Where a job's picture is; another one under the same name is another address. @param {string} job @param {any} one */
 const picture = (job, one) => `${address(job, one.name)}?${(one.sha256 || "").slice(0, 8)}`;
@@ -17,30 +18,75 @@ const isPicture = (/** @type {any} */ one) => /\.(jpe?g|png)$/i.test(one.name);
 /** Pictures of images come before those of curves. @param {any} one */
 const rank = (one) => (one.name.startsWith("val_batch") ? 0 : one.name.startsWith("train_batch") ? 1 : 2);
 
-/** @param {{ job: any }} props */
-export function Artifacts({ job }) {
-  const [all, setAll] = useState(/** @type {any[] | null} */ (null));
-  const [open, setOpen] = useState(-1);
+/**
+ * What there is of a job, in which of our looks each name was new, and what was there but at the last look.
+ * @typedef {{ all: any[], news: Map<string, { sha256: string, look: number }>, looks: number, missed: Set<string> }} Found
+ */
+
+/** What a job has left until now, looked for again while it goes on. @param {any} job @returns {Found} */
+function useArtifacts(job) {
+  const [found, setFound] = useState(/** @type {Found} */ ({ all: [], news: new Map(), looks: 0, missed: new Set() }));
+  /** @type {{ current: (wait: number) => void }} Looks after so many milliseconds, unless it does sooner anyway. */
+  const look = useRef(() => {});
   useEffect(() => {
-    let isOpen = true;
+    let [isOpen, due] = [true, Infinity];
+    /** @type {ReturnType<typeof setTimeout> | undefined} */
+    let timer;
     const read = async () => {
+      due = Infinity;
       // While it cannot be asked, what is known stays.
-      const found = await callAll("ArtifactService/ListArtifacts", { jobId: job.id }, "artifacts").catch(() => null);
-      if (isOpen && found) setAll(found);
+      const all = await callAll("ArtifactService/ListArtifacts", { jobId: job.id }, "artifacts").catch(() => null);
+      if (!isOpen) return;
+      if (all) setFound((last) => seen(last, all));
+      if (!isOver(job)) look.current(LOOK);
     };
-    read();
-    const timer = isOver(job) ? undefined : setInterval(read, LOOK);
+    look.current = (wait) => {
+      if (Date.now() + wait >= due) return;
+      due = Date.now() + wait;
+      clearTimeout(timer);
+      timer = setTimeout(read, wait);
+    };
+    look.current(0);
     return () => {
       isOpen = false;
-      clearInterval(timer);
+      clearTimeout(timer);
     };
   }, [job.id, job.state]);
-  if (!all?.length) return null;
-  const pictures = all.filter(isPicture).sort((one, other) => rank(one) - rank(other) || one.name.localeCompare(other.name, undefined, { numeric: true }));
+  const epoch = job.progress?.epoch;
+  useEffect(() => {
+    if (epoch && !isOver(job)) look.current(SOON);
+  }, [epoch]);
+  return found;
+}
+
+/** @param {Found} last @param {any[]} listed @returns {Found} */
+function seen({ all: before, news: known, looks, missed }, listed) {
+  const names = new Set(listed.map((one) => one.name));
+  // A picture that is about to have a successor may be missing for a moment.
+  const kept = before.filter(({ name }) => !names.has(name) && !missed.has(name));
+  const all = [...listed, ...kept];
+  /** @type {Found["news"]} */
+  const news = new Map();
+  for (const { name, sha256 } of all) {
+    const old = known.get(name);
+    news.set(name, old && old.sha256 === sha256 ? old : { sha256, look: looks });
+  }
+  return { all, news, looks: looks + 1, missed: new Set(kept.map((one) => one.name)) };
+}
+
+/** @param {{ job: any }} props */
+export function Artifacts({ job }) {
+  const { all, news } = useArtifacts(job);
+  const [open, setOpen] = useState("");
+  if (!all.length) return null;
+  const look = (/** @type {any} */ one) => news.get(one.name)?.look || 0;
+  const order = (/** @type {any} */ one, /** @type {any} */ other) =>
+    look(other) - look(one) || rank(one) - rank(other) || one.name.localeCompare(other.name, undefined, { numeric: true });
+  const pictures = all.filter(isPicture).sort(order);
   return html`
     ${pictures.length > 0 &&
     html`<section class="panel wide" aria-labelledby="pictures"><header><h2 id="pictures">Pictures</h2></header>
-      <ul class="thumbs">${pictures.map((one, at) => html`<${Picture} key=${one.name + one.sha256} job=${job.id} one=${one} onOpen=${() => setOpen(at)} />`)}</ul>
+      <ul class="thumbs">${pictures.map((one) => html`<${Picture} key=${one.name} job=${job.id} one=${one} onOpen=${() => setOpen(one.name)} />`)}</ul>
     </section>`}
     <section class="panel" aria-labelledby="files"><header><h2 id="files">Artifacts</h2></header>
       <div class="scroll tall" tabindex="0" role="group" aria-labelledby="files"><table>
@@ -48,32 +94,43 @@ export function Artifacts({ job }) {
         <tbody>${all.map((one) => html`<tr key=${one.name}><td><a href=${address(job.id, one.name)} download=${one.name.split("/").pop()}>${one.name}</a></td><td class="number">${bytes(one.sizeBytes || 0)}</td></tr>`)}</tbody>
       </table></div>
     </section>
-    ${pictures[open] && html`<${Large} job=${job.id} pictures=${pictures} at=${open} onMove=${setOpen} />`}
+    ${pictures.some(({ name }) => name === open) && html`<${Large} job=${job.id} pictures=${pictures} name=${open} onMove=${setOpen} />`}
   `;
 }
 
 /** @param {{ job: string, one: any, onOpen: () => void }} props */
 function Picture({ job, one, onOpen }) {
-  const [isGone, setGone] = useState(false);
+  const address = picture(job, one);
+  const [shown, setShown] = useState(address);
+  const [gone, setGone] = useState("");
+  useEffect(() => {
+    if (address === shown) return undefined;
+    // The old one stays until the new one can be drawn.
+    const next = new Image();
+    next.onload = next.onerror = () => setShown(address);
+    next.src = address;
+    return () => void (next.onload = next.onerror = null);
+  }, [address]);
+  const isGone = gone === shown;
   return html`<li>
     <button type="button" onClick=${onOpen} disabled=${isGone} aria-label=${`Look at ${one.name}`}>
-      ${!isGone && html`<img src=${picture(job, one)} alt="" loading="lazy" decoding="async" onError=${() => setGone(true)} />`}
+      ${!isGone && html`<img src=${shown} alt="" loading="lazy" decoding="async" onError=${() => setGone(shown)} />`}
       <span>${one.name}</span>
     </button>
   </li>`;
 }
 
-/** One picture over the page. @param {{ job: string, pictures: any[], at: number, onMove: (at: number) => void }} props */
-function Large({ job, pictures, at, onMove }) {
+/** One picture over the page. @param {{ job: string, pictures: any[], name: string, onMove: (name: string) => void }} props */
+function Large({ job, pictures, name, onMove }) {
   const box = useRef(/** @type {HTMLDialogElement | null} */ (null));
   useEffect(() => box.current?.showModal(), []);
-  const move = (/** @type {number} */ by) => onMove((at + by + pictures.length) % pictures.length);
+  const at = pictures.findIndex((one) => one.name === name);
+  const move = (/** @type {number} */ by) => onMove(pictures[(at + by + pictures.length) % pictures.length].name);
   const key = (/** @type {KeyboardEvent} */ event) => {
     if (event.key === "ArrowLeft") move(-1);
     if (event.key === "ArrowRight") move(1);
   };
-  const { name } = pictures[at];
-  return html`<dialog class="large" ref=${box} aria-label=${name} onClose=${() => onMove(-1)} onKeyDown=${key}>
+  return html`<dialog class="large" ref=${box} aria-label=${name} onClose=${() => onMove("")} onKeyDown=${key}>
     <header><b>${name}</b><span class="grow"></span>
       <button type="button" onClick=${() => move(-1)} aria-label="Previous picture">←</button>
       <button type="button" onClick=${() => move(1)} aria-label="Next picture">→</button>

@@ -1,44 +1,15 @@
 // @ts-check
 /** Every machine and GPU: what it is, does and did in the last hour, and the orders that one can give. */
-import { call, callAll } from "../api.js";
+import { call } from "../api.js";
 import { attempt } from "../layout.js";
-import { onJobs, put, useCluster } from "../live.js";
+import { put, useCluster } from "../live.js";
 import { gib, span } from "../units.js";
-import { html, useEffect, useMemo, useState } from "../vendor/preact.js";
+import { html, useMemo } from "../vendor/preact.js";
 import { Gpu, Pill, Running, useHistory } from "./gpu.js";
+import { RUNS, useJobsThatGoOn } from "./job_lists.js";
 
-const GOES_ON = ["STARTING", "RUNNING"];
-
-/** The jobs that run, by id. @returns {Map<string, any>} */
-function useRunningJobs() {
-  const [jobs, setJobs] = useState(/** @type {Map<string, any>} */ (new Map()));
-  useEffect(() => {
-    const stop = new AbortController();
-    const list = () =>
-      attempt(async () => {
-        const all = await callAll("JobService/ListJobs", { states: GOES_ON }, "jobs");
-        if (!stop.signal.aborted) setJobs(new Map(all.map((job) => [job.id, job])));
-      });
-    list();
-    const end = onJobs(({ jobs: changed, removedJobIds, jobsMissed }) => {
-      if (jobsMissed) return void list();
-      setJobs((/** @type {Map<string, any>} */ known) => {
-        const next = new Map(known);
-        for (const id of removedJobIds) next.delete(id);
-        for (const job of changed) {
-          if (GOES_ON.includes(job.state)) next.set(job.id, job);
-          else next.delete(job.id);
-        }
-        return next;
-      });
-    });
-    return () => {
-      stop.abort();
-      end();
-    };
-  }, []);
-  return jobs;
-}
+/** @type {Map<string, any>} */
+const NONE = new Map();
 
 /** Whether somebody may order things of machines. @param {any} caller */
 const mayOrder = (caller) => !caller.role || caller.role === "ADMIN" || caller.role === "USER";
@@ -49,7 +20,7 @@ const order = (method, message) => attempt(async () => put(await call(`ClusterSe
 /** @param {{ caller: any }} props */
 export function Cluster({ caller }) {
   const { agents, link } = useCluster();
-  const jobs = useRunningJobs();
+  const jobs = useJobsThatGoOn(RUNS) || NONE;
   /** @type {any[]} */
   const machines = useMemo(() => [...agents.values()].sort((one, other) => one.name.localeCompare(other.name)), [agents]);
   const gpus = machines.flatMap((machine) => machine.gpus || []);

@@ -3,10 +3,10 @@
 import { call, callAll } from "../api.js";
 import { attempt, note } from "../layout.js";
 import { Link, go } from "../router.js";
-import { clock } from "../units.js";
+import { bytes, clock } from "../units.js";
 import { html, useEffect, useState } from "../vendor/preact.js";
 import { confirm } from "./confirm.js";
-import { bytes, mayChange } from "./job_parts.js";
+import { mayChange } from "./job_parts.js";
 
 /** Of a version's id: as many digits as name it everywhere. */
 export const DIGITS = 12;

@@ -4,9 +4,10 @@ import { call, callAll } from "../api.js";
 import { attempt } from "../layout.js";
 import { onJobs } from "../live.js";
 import { useEffect, useRef, useState } from "../vendor/preact.js";
-import { ACCURACY, isOver } from "./job_parts.js";
+import { ACCURACY } from "./job_parts.js";
 
-export const GOES_ON = ["QUEUED", "STARTING", "RUNNING"];
+export const RUNS = ["STARTING", "RUNNING"];
+export const GOES_ON = ["QUEUED", ...RUNS];
 export const OVER = ["SUCCEEDED", "FAILED", "CANCELLED"];
 
 /** Milliseconds after which what was said of waiting jobs is asked for anew, for each of them, and at least. */
@@ -19,11 +20,11 @@ const SEARCHES = 4;
 const MOST = 2000;
 
 /**
- * The jobs that are not over, by id; undefined until they are known. Where they stand in the queue changes with other
- * jobs, of which the stream does not tell: they are listed anew a while after something has changed.
- * @returns {Map<string, any> | undefined}
+ * The jobs in such states, by id; undefined until they are known. Where they stand in the queue changes with other
+ * jobs, of which the stream does not tell: where some wait, they are listed anew a while after something has changed.
+ * @param {string[]} states @returns {Map<string, any> | undefined}
  */
-export function useJobsThatGoOn() {
+export function useJobsThatGoOn(states) {
   const [jobs, setJobs] = useState(/** @type {Map<string, any> | undefined} */ (undefined));
   useEffect(() => {
     /** @type {Map<string, any>} */
@@ -33,10 +34,11 @@ export function useJobsThatGoOn() {
     /** @type {ReturnType<typeof setTimeout> | undefined} */
     let timer;
     let [isOpen, isDue] = [true, false];
+    const isQueue = states.includes("QUEUED");
     const take = (/** @type {Map<string, any>} */ changes) => {
       known = new Map(known);
       for (const [id, job] of changes) {
-        if (job && !isOver(job)) known.set(id, slim(job));
+        if (job && states.includes(job.state)) known.set(id, slim(job));
         else known.delete(id);
       }
       setJobs(known);
@@ -46,7 +48,7 @@ export function useJobsThatGoOn() {
       [timer, isDue] = [undefined, false];
       const changes = (meanwhile = new Map());
       // That the scheduler is away is told elsewhere.
-      const all = await callAll("JobService/ListJobs", { states: GOES_ON }, "jobs").catch(() => null);
+      const all = await callAll("JobService/ListJobs", { states }, "jobs").catch(() => null);
       if (!isOpen || meanwhile !== changes) return;
       meanwhile = null;
       if (!all) return again();
@@ -62,7 +64,7 @@ export function useJobsThatGoOn() {
     const shown = () => isDue && again();
     document.addEventListener("visibilitychange", shown);
     // Estimates go with the time, also where nothing else does.
-    const clock = setInterval(again, 60000);
+    const clock = isQueue ? setInterval(again, 60000) : undefined;
     list();
     const end = onJobs(({ jobs: changed, removedJobIds, jobsMissed }) => {
       if (jobsMissed) return void list();
@@ -71,7 +73,7 @@ export function useJobsThatGoOn() {
       for (const [id, job] of changes) meanwhile?.set(id, job);
       const moves = changed.some((job) => known.get(job.id)?.state !== job.state);
       take(changes);
-      if (moves || removedJobIds.length) again();
+      if (isQueue && (moves || removedJobIds.length)) again();
     });
     return () => {
       isOpen = false;

@@ -51,13 +51,3 @@ export function accuracy(job) {
 export function between(from, to) {
   return from && to ? (new Date(to).getTime() - Date.parse(from)) / 1000 : undefined;
 }
-
-/** Bytes with a unit. @param {number | string} count */
-export function bytes(count) {
-  let [value, unit] = [Number(count), "B"];
-  for (const next of ["KiB", "MiB", "GiB", "TiB"]) {
-    if (value < 1024) break;
-    [value, unit] = [value / 1024, next];
-  }
-  return `${unit === "B" || value >= 100 ? Math.round(value) : value.toFixed(1)} ${unit}`;
-}

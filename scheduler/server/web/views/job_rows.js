@@ -1,9 +1,9 @@
 // @ts-check
 /** Jobs in rows: those that wait, those that run, and those that are over. */
 import { Link } from "../router.js";
-import { clock, seconds, shortId, shortModel, span } from "../units.js";
+import { bytes, clock, seconds, shortId, shortModel, span } from "../units.js";
 import { html, useMemo } from "../vendor/preact.js";
-import { JobLink, JobPill, accuracy, between, bytes, isOver, jobName, share } from "./job_parts.js";
+import { JobLink, JobPill, accuracy, between, isOver, jobName, share } from "./job_parts.js";
 
 /**
  * @typedef {{ choose: (job: any) => void, cancel: (job: any) => void, retry: (job: any) => void, may: (job: any) => boolean }} Deed

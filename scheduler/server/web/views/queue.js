@@ -82,7 +82,7 @@ export function Queue({ query, caller }) {
       return words.every((word) => searched.includes(word));
     };
   }, [state, user, text]);
-  const all = useJobsThatGoOn();
+  const all = useJobsThatGoOn(GOES_ON);
   const over = useJobsThatAreOver({ states: wanted.filter((one) => OVER.includes(one)), user, fits, isSearch: !!text, page: PAGE });
   const [chosen, setChosen] = useState(/** @type {Map<string, any>} */ (new Map()));
   const [most, setMost] = useState(DRAWN);

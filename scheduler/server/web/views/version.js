@@ -3,10 +3,10 @@
 import { ApiError, call } from "../api.js";
 import { attempt } from "../layout.js";
 import { Link, go } from "../router.js";
-import { clock } from "../units.js";
+import { bytes, clock } from "../units.js";
 import { html, useEffect, useState } from "../vendor/preact.js";
 import { DIGITS, KINDS, Train, forget } from "./data.js";
-import { bytes, mayChange } from "./job_parts.js";
+import { mayChange } from "./job_parts.js";
 import { Classes, Samples } from "./samples.js";
 
 /** Files of a version that are counted without being asked for. */
