@@ -132,10 +132,12 @@ def test_the_theme_is_the_systems_until_somebody_chooses_one(page: Page, lab: La
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(14, 17, 21)"
 
 
-def test_an_address_without_a_view_says_so_and_the_name_leads_home(page: Page, lab: Lab) -> None:
+@pytest.mark.parametrize("address", ["/jobs/nothing/here", "/jobs/%E0%A4%A", "/data/a/%ff", "/weights/%"])
+def test_an_address_without_a_view_says_so_and_the_name_leads_home(page: Page, lab: Lab, address: str) -> None:
     """Without asking the scheduler for another page."""
-    page.goto(f"{lab.url}/jobs/nothing/here")
+    page.goto(lab.url + address)
     expect(page.get_by_role("heading", name="No such page")).to_be_visible()
+    expect(page.get_by_text(address)).to_be_visible()
     page.get_by_role("link", name="Trainyard").click()
     expect(page.get_by_role("heading", name="Cluster")).to_be_visible()
     page.go_back()

@@ -141,7 +141,7 @@ def test_a_clone_trains_on_the_same_version(page: Page, lab: Lab) -> None:
 def test_a_job_that_is_not_there_cannot_be_cloned(page: Page, lab: Lab) -> None:
     """The scheduler says so."""
     page.goto(f"{lab.url}/new?from=ffffffff")
-    expect(page.get_by_role("status").filter(has_text="ffffffff")).to_be_visible()
+    expect(page.get_by_role("alert").filter(has_text="ffffffff")).to_be_visible()
 
 
 @pytest.mark.parametrize("width", [1440, 390])

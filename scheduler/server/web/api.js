@@ -23,6 +23,11 @@ export class ApiError extends Error {
   get reason() {
     return this.details.find((detail) => detail.type === "google.rpc.ErrorInfo")?.debug?.reason || "";
   }
+
+  /** Whether a token would help: none that counts came, or so many wrong ones that the scheduler looks at no more. */
+  get needsLogin() {
+    return this.code === "unauthenticated" || this.reason === "TOO_MANY_WRONG_TOKENS";
+  }
 }
 
 /** The scheduler cannot be reached. */
@@ -63,7 +68,7 @@ export async function call(method, message = {}, { signal } = {}) {
   try {
     return await ask(`/trainyard.v1.${method}`, { method: "POST", headers, body: JSON.stringify(message), signal });
   } catch (error) {
-    if (error instanceof ApiError && error.code === "unauthenticated") onUnauthenticated(error);
+    if (error instanceof ApiError && error.needsLogin) onUnauthenticated(error);
     throw error;
   }
 }
@@ -81,12 +86,23 @@ export async function callAll(method, message, field, most = 5000) {
   return all;
 }
 
+/** The browser's other tabs, which have the same cookie. */
+const tabs = new BroadcastChannel("session");
+
+/** Is told when somebody logs in or out in another tab. @param {(what: "in" | "out") => void} listener */
+export function onSession(listener) {
+  tabs.onmessage = ({ data }) => listener(data);
+}
+
 /** The token becomes a cookie that scripts cannot read. @param {string} token */
-export function logIn(token) {
+export async function logIn(token) {
   const headers = { "content-type": "application/json" };
-  return ask("/session", { method: "POST", headers, body: JSON.stringify({ token }) });
+  const caller = await ask("/session", { method: "POST", headers, body: JSON.stringify({ token }) });
+  tabs.postMessage("in");
+  return caller;
 }
 
 export async function logOut() {
-  await fetch("/session", { method: "DELETE" });
+  await ask("/session", { method: "DELETE" });
+  tabs.postMessage("out");
 }

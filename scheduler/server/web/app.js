@@ -1,12 +1,12 @@
 // @ts-check
 /** How the page is put together: who looks at it, and which view they see. */
-import { ApiError, Unreachable, call, setUnauthenticated } from "./api.js";
+import { ApiError, Unreachable, call, onSession, setUnauthenticated } from "./api.js";
 import { later } from "./later.js";
 import { Layout } from "./layout.js";
 import { start, stop } from "./live.js";
 import { Login } from "./login.js";
 import { setRoutes, useRoute } from "./router.js";
-import { html, render, useEffect, useState } from "./vendor/preact.js";
+import { html, render, useEffect, useRef, useState } from "./vendor/preact.js";
 
 const data = () => import("./views/data.js");
 const version = () => import("./views/version.js");
@@ -27,53 +27,76 @@ setRoutes([
 /** How soon it is asked again who looks, while the scheduler cannot be reached. */
 const AGAIN = 2000;
 
-function App() {
-  const found = useRoute();
+const ENDED = "Your session has ended";
+
+/** Why the login is shown. @param {ApiError} error @param {boolean} wasIn Whether this page knew somebody. */
+function reason(error, wasIn) {
+  // Whoever has no token yet needs no word about it.
+  const told = error.reason === "TOKEN_MISSING" ? "" : error.message;
+  const isOver = wasIn || /^TOKEN_(EXPIRED|INVALID|REVOKED)$/.test(error.reason);
+  return isOver ? [ENDED, told].filter(Boolean).join(": ") : told;
+}
+
+/** Who looks, and why they have to log in if they do. */
+function useCaller() {
   /** @type {[any, any]} `undefined` while it is not known. */
   const [caller, setCaller] = useState(undefined);
-  /** @type {[string | null, any]} Why somebody has to log in. */
-  const [why, setWhy] = useState(null);
+  const [why, setWhy] = useState(/** @type {string | null} */ (null));
   const [trouble, setTrouble] = useState("");
-  const { route, params, path, query } = /** @type {any} */ (found);
-
+  const isIn = useRef(false);
+  const enter = (/** @type {any} */ known) => {
+    isIn.current = true;
+    setCaller(known);
+    setWhy(null);
+    setTrouble("");
+    start();
+  };
+  const leave = (/** @type {string} */ text) => {
+    isIn.current = false;
+    stop();
+    setCaller(undefined);
+    // Several calls may be refused; the first says most.
+    setWhy((/** @type {string | null} */ last) => last || text);
+  };
   useEffect(() => {
-    setUnauthenticated((error) => {
-      stop();
-      // Whoever has no token yet needs no word about it.
-      setWhy(error.reason === "TOKEN_MISSING" ? "" : error.message);
-    });
+    setUnauthenticated((error) => leave(reason(error, isIn.current)));
     const ask = async () => {
       try {
-        setCaller(await call("AccessService/WhoAmI"));
-        setTrouble("");
-        start();
+        enter(await call("AccessService/WhoAmI"));
       } catch (error) {
-        if (error instanceof ApiError && error.code === "unauthenticated") return;
+        if (error instanceof ApiError && error.needsLogin) return;
         setTrouble(error instanceof Error ? error.message : String(error));
         if (error instanceof Unreachable || error instanceof ApiError) setTimeout(ask, AGAIN);
       }
     };
+    onSession((what) => {
+      if (what === "out") return leave(ENDED);
+      // Somebody else may look now: what this page has was for the one before.
+      stop();
+      setCaller(undefined);
+      ask();
+    });
     ask();
   }, []);
+  return { caller, why, trouble, enter, leave };
+}
+
+function App() {
+  const found = useRoute();
+  const { caller, why, trouble, enter, leave } = useCaller();
+  const { route, params, path, query } = /** @type {any} */ (found);
 
   useEffect(() => {
     document.title = route ? `${route.title} · Trainyard` : "Trainyard";
   }, [route]);
 
-  if (why !== null) {
-    const enter = (/** @type {any} */ known) => {
-      setCaller(known);
-      setWhy(null);
-      start();
-    };
-    return html`<${Login} why=${why} onLoggedIn=${enter} />`;
-  }
+  if (why !== null) return html`<${Login} why=${why} onLoggedIn=${enter} />`;
   if (caller === undefined) return html`<header class="bar"><span class="brand">Trainyard</span></header>
     ${trouble && html`<p class="notice" role="alert">${trouble}</p>`}`;
   const shown = route
     ? html`<${route.view} key=${path} params=${params} query=${query} caller=${caller} />`
     : html`<h1>No such page</h1><p class="muted">There is no view at ${path}.</p>`;
-  return html`<${Layout} caller=${caller} path=${path} onLoggedOut=${() => setWhy("")}>${shown}<//>`;
+  return html`<${Layout} caller=${caller} path=${path} onLoggedOut=${() => leave("")}>${shown}<//>`;
 }
 
 const root = /** @type {HTMLElement} */ (document.getElementById("app"));

@@ -1,7 +1,7 @@
 // @ts-check
 /** What is around every view: the bar with the navigation, the state of the connection, notes of what went wrong. */
 import { logOut } from "./api.js";
-import { stop, useCluster } from "./live.js";
+import { useCluster } from "./live.js";
 import { Link, navigation } from "./router.js";
 import { html, useEffect, useState } from "./vendor/preact.js";
 
@@ -79,7 +79,6 @@ export function Layout({ caller, path, onLoggedOut, children }) {
   const leave = () =>
     attempt(async () => {
       await logOut();
-      stop();
       onLoggedOut();
     });
   const nav = navigation();

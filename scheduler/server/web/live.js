@@ -90,7 +90,7 @@ function again(own, error) {
       // A stream that is refused does not say why. Whoever is not known any more is asked to log in.
       await call("ClusterService/ListAgents", { pageSize: 1 });
     } catch (cause) {
-      if (cause instanceof ApiError && cause.code === "unauthenticated") return stop();
+      if (cause instanceof ApiError && cause.needsLogin) return stop();
       if (cause instanceof ApiError) setLink("away", cause.message);
     }
     open();

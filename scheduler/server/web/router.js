@@ -20,6 +20,15 @@ export function navigation() {
   return routes.filter((route) => route.nav);
 }
 
+/** What a part of an address says; null where it is no text. @param {string} part */
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return null;
+  }
+}
+
 /** @param {string} pattern Such as `/jobs/:id`. @param {string} path */
 function match(pattern, path) {
   const [wanted, given] = [pattern.split("/"), path.replace(/(.)\/$/, "$1").split("/")];
@@ -27,8 +36,9 @@ function match(pattern, path) {
   /** @type {Record<string, string>} */
   const params = {};
   for (const [at, part] of wanted.entries()) {
-    if (part.startsWith(":")) params[part.slice(1)] = decodeURIComponent(given[at]);
-    else if (part !== given[at]) return null;
+    const text = decoded(given[at]);
+    if (part.startsWith(":") && text) params[part.slice(1)] = text;
+    else if (part !== text) return null;
   }
   return params;
 }

@@ -4,10 +4,10 @@ import { ApiError, call, callAll } from "../api.js";
 import { attempt } from "../layout.js";
 import { useCluster } from "../live.js";
 import { go } from "../router.js";
-import { shortId } from "../units.js";
+import { bytes, shortId } from "../units.js";
 import { html, useEffect, useMemo, useRef, useState } from "../vendor/preact.js";
 import { groupsOf, pathOf, specOf, valuesOf } from "./job_fields.js";
-import { bytes, jobName } from "./job_parts.js";
+import { jobName } from "./job_parts.js";
 import { Plan } from "./plan.js";
 
 /** Milliseconds after the last key before a job is checked. */
@@ -30,13 +30,16 @@ export function NewJob({ query }) {
   const from = query.get("from") || "";
   const [found, setFound] = useState(/** @type {any} */ (null));
   const [stored, setStored] = useState(/** @type {any[]} */ ([]));
+  const [lacks, setLacks] = useState("");
   useEffect(() => {
     const stop = new AbortController();
     setFound(null);
+    setLacks("");
     attempt(async () => {
       const [usual, source] = await Promise.all([
         call("JobService/SubmitJob", { spec: { train: NOTHING }, validateOnly: true }, stop),
-        from ? call("JobService/GetJob", { jobId: from }, stop) : null,
+        // Without the job to begin with, there is still a form.
+        from ? call("JobService/GetJob", { jobId: from }, stop).catch((error) => void (stop.signal.aborted || setLacks(error.message))) : null,
       ]);
       const groups = groupsOf(usual.job.spec);
       const fields = groups.flatMap(([, all]) => all);
@@ -48,6 +51,7 @@ export function NewJob({ query }) {
     return () => stop.abort();
   }, [from]);
   return html`<h1>New job</h1>
+    ${lacks && html`<p class="notice" role="alert">${lacks}</p>`}
     ${found && html`<${Form} key=${from} ...${found} stored=${stored} />`}`;
 }
 
