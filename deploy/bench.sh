@@ -23,12 +23,14 @@ scheduler_memory_at_100000_queued <=300
 scheduler_restart_with_100000_queued <=3
 data_push_10000_images >=300
 data_push_unchanged <=2
-data_pull_10000_images >=300'
+data_pull_10000_images >=300
+page_first_paint_p50 <=100
+scheduler_cores_of_50_pages <=0.05'
 
 model=$(sed -n 's/^model name[^:]*: *//p' /proc/cpuinfo | head -n 1)
 memory=$(awk '/^MemTotal/ { printf "%.0f", $2 / 1048576 }' /proc/meminfo)
 echo "machine: ${model:-unknown processor}, $(nproc) cores, $memory GiB, Linux $(uname -r), load $(cut -d ' ' -f 1 /proc/loadavg)"
-{ cargo bench --locked --workspace --bench placement --bench submit --bench reconnect --bench takeover --bench load --bench loader --bench start --bench step --bench fed_step --bench validation --bench idle 2>target/bench/log.txt; deploy/bench_data.py target/release; } | grep -E '^[A-Za-z0-9_.:/-]+ -?[0-9][0-9.e+-]* [^ ]+$' | tee $lines |
+{ cargo bench --locked --workspace --bench placement --bench submit --bench reconnect --bench takeover --bench load --bench loader --bench start --bench step --bench fed_step --bench validation --bench idle 2>target/bench/log.txt; deploy/bench_data.py target/release; .tools/python/bin/python deploy/bench_page.py target/release; } | grep -E '^[A-Za-z0-9_.:/-]+ -?[0-9][0-9.e+-]* [^ ]+$' | tee $lines |
     awk -v targets="$targets" '
         BEGIN { count = split(targets, all, "\n"); for (i = 1; i <= count; i++) { split(all[i], one, " "); target[one[1]] = one[2] } }
         !($1 in target) { print; next }

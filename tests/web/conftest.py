@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from lab import MACHINES, Lab
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Playwright, expect, sync_playwright
 
 #: Of what Chromium would do by itself: nothing. As root it has no sandbox.
 _FLAGS = [
@@ -24,13 +24,18 @@ _FLAGS = [
 expect.set_options(timeout=30_000)
 
 
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
+def launched(playwright: Playwright) -> Browser:
     """A headless Chromium: the distribution's, or Playwright's own."""
     program = os.environ.get("TRAINYARD_CHROMIUM") or shutil.which("chromium")
     flags = [*_FLAGS, "--no-sandbox"] if os.geteuid() == 0 else _FLAGS
+    return playwright.chromium.launch(executable_path=program, args=flags)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """One for all tests."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=flags)
+        browser = launched(playwright)
         yield browser
         browser.close()
 

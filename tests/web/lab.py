@@ -109,9 +109,11 @@ def until(question: Callable[[], T], otherwise: Callable[[], str]) -> T:
 class Lab:
     """Its processes and folders."""
 
-    def __init__(self, folder: Path, *, secure: bool = False) -> None:
+    def __init__(self, folder: Path, *, secure: bool = False, settings: dict[str, str] | None = None) -> None:
+        """`settings`: further ones of the scheduler."""
         self.folder = folder
         self.secure = secure
+        self.settings = dict(settings or {})
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             self.port: int = listener.getsockname()[1]
@@ -119,8 +121,8 @@ class Lab:
         self.token = ""
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start_scheduler(self) -> None:
-        """Starts the scheduler (again) on the same data and port, and waits until it answers."""
+    def start_scheduler(self, *, leads: bool = True) -> None:
+        """Starts the scheduler (again) on the same data and port, and waits until it leads, or answers at least."""
         settings = {
             "LISTEN": f"127.0.0.1:{self.port}",
             "DATA_DIR": str(self.folder / "scheduler"),
@@ -129,11 +131,12 @@ class Lab:
             "HEARTBEAT": "1s",
             "POLICY": "fair",
             "SECURITY": "on" if self.secure else "off",
-        }
+        } | self.settings
         self._start("scheduler", "trainyard-scheduler", settings, "TRAINYARD_SCHEDULER__")
         if self.secure:
             self.token = until(lambda: self._first_token("yard login"), lambda: self.log("scheduler"))
-        until(self._answers, lambda: self.log("scheduler"))
+        method = "ClusterService/ListAgents" if leads else "JobService/ListJobs"
+        until(lambda: self.answers(method), lambda: self.log("scheduler"))
 
     def start_agent(
         self,
@@ -141,6 +144,7 @@ class Lab:
         gpus: list[dict[str, Any]],
         cpu_slots: int = 0,
         trainer_text: str = _TRAINER,
+        **more: str,
     ) -> None:
         """Starts a machine with such GPUs and trainer, and waits until it is connected."""
         self.show_gpus(name, gpus)
@@ -158,7 +162,7 @@ class Lab:
             "NVML_LIBRARY": str(PROGRAMS / "libfake_nvml.so"),
             # The trainer is a shell script.
             "CONFINE_TRAINERS": "false",
-        }
+        } | more
         os.environ["FAKE_NVML_STATE"] = str(self.folder / f"{name}.json")
         self._start(name, "trainyard-agent", settings, "TRAINYARD_AGENT__")
         until(
@@ -239,10 +243,15 @@ class Lab:
         lines = file.read_text().splitlines() if file.exists() else []
         return next((line.split()[-1] for line in lines if of in line), "")
 
-    def _answers(self) -> bool:
+    def process(self, name: str) -> int:
+        """The id of a program's process."""
+        return self._running[name].pid
+
+    def answers(self, method: str) -> bool:
+        """Whether the scheduler answers a method: a standby does not answer all of them."""
         assert self._running["scheduler"].poll() is None, self.log("scheduler")
         try:
-            self.call("ClusterService/ListAgents")
+            self.call(method)
         except OSError:
             return False
         return True
