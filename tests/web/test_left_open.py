@@ -245,3 +245,17 @@ def test_when_the_leader_is_killed_the_page_goes_on_with_the_next_one(
     complaints[:] = [text for text in complaints if "net::ERR_" not in text and "status of 503" not in text]
     address.shutdown()
     address.server_close()
+
+
+def test_a_standby_leads_to_the_leader_and_shows_the_page_once_it_leads_itself(
+    page: Page, pair: tuple[Lab, Lab], complaints: Complaints
+) -> None:
+    """The link shows the same view there."""
+    first, second = pair
+    page.goto(f"{second.url}/jobs?state=failed")
+    link = page.get_by_role("alert").get_by_role("link", name=first.url)
+    expect(link).to_have_attribute("href", f"{first.url}/jobs?state=failed")
+    first.kill("scheduler")
+    expect(page.get_by_role("heading", name="Queue")).to_be_visible()
+    expect(page.get_by_text("live", exact=True)).to_be_visible()
+    complaints[:] = [text for text in complaints if "net::ERR_" not in text and "status of 503" not in text]

@@ -24,6 +24,11 @@ export class ApiError extends Error {
     return this.details.find((detail) => detail.type === "google.rpc.ErrorInfo")?.debug?.reason || "";
   }
 
+  /** Where the leader is, if a standby says so. @returns {string} */
+  get leader() {
+    return this.details.map((detail) => detail.debug?.metadata?.leader).find(Boolean) || "";
+  }
+
   /** Whether a token would help: none that counts came, or so many wrong ones that the scheduler looks at no more. */
   get needsLogin() {
     return this.code === "unauthenticated" || this.reason === "TOO_MANY_WRONG_TOKENS";

@@ -2,7 +2,7 @@
 /** How the page is put together: who looks at it, and which view they see. */
 import { ApiError, Unreachable, call, onSession, setUnauthenticated } from "./api.js";
 import { later } from "./later.js";
-import { Layout } from "./layout.js";
+import { Layout, Leader } from "./layout.js";
 import { start, stop } from "./live.js";
 import { Login } from "./login.js";
 import { setRoutes, useRoute } from "./router.js";
@@ -10,7 +10,7 @@ import { html, render, useEffect, useRef, useState } from "./vendor/preact.js";
 
 const data = () => import("./views/data.js");
 const version = () => import("./views/version.js");
-// A view is a line here, a file in views/, and its name in web/assets.rs.
+// A view is a line here, and a file in views/.
 setRoutes([
   { path: "/", title: "Cluster", nav: "Cluster", view: later(() => import("./views/cluster.js"), "Cluster") },
   { path: "/jobs", title: "Queue", nav: "Queue", view: later(() => import("./views/queue.js"), "Queue") },
@@ -42,13 +42,13 @@ function useCaller() {
   /** @type {[any, any]} `undefined` while it is not known. */
   const [caller, setCaller] = useState(undefined);
   const [why, setWhy] = useState(/** @type {string | null} */ (null));
-  const [trouble, setTrouble] = useState("");
+  const [trouble, setTrouble] = useState(/** @type {Error | null} */ (null));
   const isIn = useRef(false);
   const enter = (/** @type {any} */ known) => {
     isIn.current = true;
     setCaller(known);
     setWhy(null);
-    setTrouble("");
+    setTrouble(null);
     start();
   };
   const leave = (/** @type {string} */ text) => {
@@ -65,7 +65,7 @@ function useCaller() {
         enter(await call("AccessService/WhoAmI"));
       } catch (error) {
         if (error instanceof ApiError && error.needsLogin) return;
-        setTrouble(error instanceof Error ? error.message : String(error));
+        setTrouble(/** @type {Error} */ (error));
         if (error instanceof Unreachable || error instanceof ApiError) setTimeout(ask, AGAIN);
       }
     };
@@ -92,7 +92,7 @@ function App() {
 
   if (why !== null) return html`<${Login} why=${why} onLoggedIn=${enter} />`;
   if (caller === undefined) return html`<header class="bar"><span class="brand">Trainyard</span></header>
-    ${trouble && html`<p class="notice" role="alert">${trouble}</p>`}`;
+    ${trouble && html`<p class="notice" role="alert">${trouble.message} <${Leader} error=${trouble} /></p>`}`;
   const shown = route
     ? html`<${route.view} key=${path} params=${params} query=${query} caller=${caller} />`
     : html`<h1>No such page</h1><p class="muted">There is no view at ${path}.</p>`;

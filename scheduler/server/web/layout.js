@@ -1,6 +1,6 @@
 // @ts-check
 /** What is around every view: the bar with the navigation, the state of the connection, notes of what went wrong. */
-import { logOut } from "./api.js";
+import { ApiError, logOut } from "./api.js";
 import { useCluster } from "./live.js";
 import { Link, navigation } from "./router.js";
 import { html, useEffect, useState } from "./vendor/preact.js";
@@ -65,11 +65,17 @@ function Notes() {
   </div>`;
 }
 
+/** Leads to the same view of the scheduler that leads. @param {{ error: Error }} props */
+export function Leader({ error }) {
+  const leader = error instanceof ApiError ? error.leader : "";
+  return leader && html`<a href=${leader + location.pathname + location.search}>${leader}</a>`;
+}
+
 /** How the page hears of the cluster. */
 function Connection() {
   const { link } = useCluster();
   const text = { connecting: "connecting…", live: "live", away: "reconnecting…" }[link.state];
-  return html`<span class=${`link ${link.state}`} role="status" title=${link.message}><i aria-hidden="true"></i>${text}</span>`;
+  return html`<span class=${`link ${link.state}`} role="status" title=${link.why?.message}><i aria-hidden="true"></i>${text}</span>`;
 }
 
 /** @param {{ caller: any, path: string, onLoggedOut: () => void, children: any }} props */
@@ -101,7 +107,7 @@ export function Layout({ caller, path, onLoggedOut, children }) {
       html`<span class="who" title=${(caller.role || "").toLowerCase()}>${caller.user}</span>
         <button type="button" class="plain" onClick=${leave}>Log out</button>`}
     </header>
-    ${link.state === "away" && link.message && html`<p class="notice" role="alert">${link.message}</p>`}
+    ${link.why && html`<p class="notice" role="alert">${link.why.message} <${Leader} error=${link.why} /></p>`}
     <main id="main" tabindex="-1">${children}</main>
     <${Notes} />
   `;

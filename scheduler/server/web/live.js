@@ -28,8 +28,8 @@ const looked = new Map();
 let agents = new Map();
 /** @typedef {"connecting" | "live" | "away"} LinkState */
 
-/** @type {{ state: LinkState, message: string }} */
-let link = { state: "connecting", message: "" };
+/** `why`: what the scheduler says where it tells nothing. @type {{ state: LinkState, why: ApiError | null }} */
+let link = { state: "connecting", why: null };
 
 /** @type {Set<() => void>} */
 const watchers = new Set();
@@ -40,10 +40,10 @@ function changed() {
   for (const watcher of watchers) watcher();
 }
 
-/** @param {LinkState} state @param {string} [message] */
-function setLink(state, message = "") {
-  if (link.state === state && link.message === message) return;
-  link = { state, message };
+/** @param {LinkState} state @param {ApiError | null} [why] */
+function setLink(state, why = null) {
+  if (link.state === state && link.why?.message === why?.message) return;
+  link = { state, why };
   changed();
 }
 
@@ -81,8 +81,8 @@ function again(own, error) {
   if (own !== source) return;
   own.close();
   source = null;
-  const why = error ? new ApiError(0, error) : null;
-  setLink("away", why?.message || "");
+  // What was said counts until something else is.
+  setLink("away", error ? new ApiError(0, error) : link.why);
   const wait = Math.min(RETRY * 2 ** tries, RETRY_MOST) * (0.75 + Math.random() / 2);
   tries += 1;
   retry = setTimeout(async () => {
@@ -91,7 +91,7 @@ function again(own, error) {
       await call("ClusterService/ListAgents", { pageSize: 1 });
     } catch (cause) {
       if (cause instanceof ApiError && cause.needsLogin) return stop();
-      if (cause instanceof ApiError) setLink("away", cause.message);
+      if (cause instanceof ApiError) setLink("away", cause);
     }
     open();
   }, wait);
