@@ -66,7 +66,7 @@ test-python: ## The Python client against clusters of the programs in target/deb
 	@$(PYTHON_STUBS)
 	cd python && PYTHONPATH=src $(PYTHON)/python -m pytest
 
-test-web: ## The page in a real browser, against clusters of the programs in target/debug, in a minute
+test-web: ## The page in a real browser, against clusters of the programs in target/debug, in minutes
 	$(PYTHON)/python -m pytest -p no:cacheprovider tests/web
 
 # As root: each system is a folder, and what is mounted in it goes with the test.

@@ -11,18 +11,20 @@ import base64
 import json
 import math
 import os
+import signal
 import sys
 import tempfile
 import threading
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import trainer
 from conftest import launched
 from lab import MACHINES, PROGRAMS, ROOT, Lab
-from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 FOLDER: Final = Path(os.environ.get("TRAINYARD_PICTURES") or ROOT / "docs" / "images")
 #: Epochs that are trained for real, and the seconds that they may take.
@@ -30,11 +32,6 @@ EPOCHS: Final = int(os.environ.get("TRAINYARD_PICTURES_EPOCHS") or 30)
 PATIENCE: Final = 3600
 #: Bytes of a picture at most.
 MOST: Final = 150_000
-SIZES: Final[dict[str, ViewportSize]] = {
-    "": {"width": 1440, "height": 1150},
-    "-phone": {"width": 390, "height": 844},
-}
-
 #: A PNG as WebP, by the browser itself.
 _SMALLER: Final = """
 async ([png, quality]) => {
@@ -80,6 +77,12 @@ class Gpus(threading.Thread):
             for name, gpus in MACHINES.items():
                 self.lab.show_gpus(name, [self.shown(at, one, one["uuid"] in busy) for at, one in enumerate(gpus)])
 
+    def end(self) -> None:
+        """Before the machines end."""
+        self.is_over.set()
+        if self.is_alive():
+            self.join()
+
     @staticmethod
     def shown(at: int, own: dict[str, Any], is_busy: bool) -> dict[str, Any]:
         """A GPU as it is now."""
@@ -102,8 +105,7 @@ def start(lab: Lab) -> str:
         lab.start_agent(name, gpus, trainer_text=text)
     data = Path(os.environ.get("TRAINYARD_PICTURES_DATA") or lab.data()).resolve()
     real = {"TRAINER": str(PROGRAMS / "trainyard-trainer"), "CONFINE_TRAINERS": "true", "DATA_ROOTS": str(data.parent)}
-    lab.start_agent("attic", [], cpu_slots=1, **real)
-    Gpus(lab).start()
+    lab.start_agent("office", [], cpu_slots=1, **real)
     train = {"model": "yolov8n", "data": str(data), "epochs": EPOCHS, "imgsz": 160, "batch": 16, "workers": 1}
     job = submit(
         lab,
@@ -113,17 +115,26 @@ def start(lab: Lab) -> str:
         {"device": "cpu"},
     )
     for user, name, model, kind, epochs in (
-        ("ada", "blood-cells-m", "yolov8m", "4090", 600),
-        ("bob", "plates-l", "yolov8l", "4090", 900),
-        ("bob", "plates-s", "yolov8s", "5070", 700),
-        ("chen", "wheat-heads-x", "yolov8x", "4090", 2000),
-        ("chen", "wheat-heads-m", "yolov8m", "5070", 1300),
+        ("ada", "blood-cells-m", "yolov8m", "4090", 1400),
+        ("bob", "plates-l", "yolov8l", "4090", 1900),
+        ("bob", "plates-s", "yolov8s", "5070", 1600),
+        ("chen", "wheat-heads-x", "yolov8x", "4090", 4000),
+        ("chen", "wheat-heads-m", "yolov8m", "5070", 2600),
         ("dana", "solar-panels-s", "yolov8s", "5070", 800),
     ):
         other = {"data": str(lab.data()), "epochs": epochs, "model": model, "seed": trainer.SLOW}
         submit(lab, user, name, other, {"gpuModels": [kind]})
     lab.call("ClusterService/ReserveGpus", {"agent": "desk-ada", "gpus": ["0"], "span": "14400s"})
     return job
+
+
+def wait_for(lab: Lab, job: str, is_so: Callable[[dict[str, Any]], bool]) -> None:
+    """Waits until something is so of a job that trains for real."""
+    deadline = time.monotonic() + PATIENCE
+    while not is_so(now := lab.call("JobService/GetJob", {"jobId": job})):
+        assert now["state"] in ("QUEUED", "STARTING", "RUNNING"), now
+        assert time.monotonic() < deadline, now
+        time.sleep(2)
 
 
 def draw(browser: Browser, page: Page, name: str) -> None:
@@ -140,43 +151,46 @@ def draw(browser: Browser, page: Page, name: str) -> None:
     print(f"{FOLDER / name}.webp: {len(small)} bytes")
 
 
-def draw_all(browser: Browser, lab: Lab, job: str, schemes: list[str]) -> None:
-    """The cluster and a job, at each size."""
-    views = {"page-cluster": "/", "page-queue": "/jobs", "page-job": f"/jobs/{job}"}
-    for scheme in schemes:
-        for suffix, size in SIZES.items():
-            context = browser.new_context(viewport=size, color_scheme=scheme)  # type: ignore[arg-type]
+#: A view, and the part of it down to which it is drawn.
+VIEWS: Final = {"page-cluster": "office", "page-job": "Pictures"}
+
+
+def look(browser: Browser, address: str, name: str, *, is_all: bool) -> None:
+    """Draws a view, as it is or in each theme and width."""
+    for scheme in ("light", "dark") if is_all else ("light",):
+        for width in (1440, 390) if is_all else (1440,):
+            context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
             page = context.new_page()
-            for name, path in views.items():
-                page.goto(lab.url + path)
-                page.get_by_text("live", exact=True).wait_for()
-                if name == "page-job":
-                    page.locator(".chart canvas").nth(5).wait_for()
-                    page.get_by_role("region", name="Pictures").scroll_into_view_if_needed()
-                    page.wait_for_function(
-                        "() => [...document.querySelectorAll('.thumbs img')].every((one) => one.complete)"
-                    )
-                    page.evaluate("scrollTo(0, 0)")
-                page.wait_for_load_state("networkidle") if name == "page-queue" else page.wait_for_timeout(1500)
-                draw(browser, page, name + suffix + ("" if scheme == "light" else f"-{scheme}"))
+            page.goto(address)
+            last = page.get_by_role("region", name=VIEWS[name])
+            last.scroll_into_view_if_needed()
+            # Charts and pictures are there then.
+            page.wait_for_timeout(4000)
+            end = last.evaluate("part => part.getBoundingClientRect().bottom + scrollY")
+            page.set_viewport_size({"width": width, "height": int(end) + 24})
+            page.evaluate("scrollTo(0, 0)")
+            page.wait_for_timeout(1500)
+            draw(browser, page, f"{name}-{scheme}-{width}" if is_all else name)
             context.close()
 
 
 def main() -> None:
-    """Draws what the documents show; everything with `all`."""
-    schemes = ["light", "dark"] if "all" in sys.argv else ["light"]
+    """Draws what the documents show; with `all`, in both themes and on a telephone as well."""
+    is_all = "all" in sys.argv
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         lab = Lab(Path(folder))
-        browser = launched(playwright)
+        browser, gpus = launched(playwright), Gpus(lab)
+        # Whoever ends this ends what it has started.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
         try:
             job = start(lab)
-            deadline = time.monotonic() + PATIENCE
-            while (state := lab.call("JobService/GetJob", {"jobId": job}))["state"] != "SUCCEEDED":
-                assert state["state"] in ("QUEUED", "STARTING", "RUNNING"), state
-                assert time.monotonic() < deadline, state
-                time.sleep(2)
-            draw_all(browser, lab, job, schemes)
+            gpus.start()
+            wait_for(lab, job, lambda now: now.get("progress", {}).get("epoch", 0) > EPOCHS * 0.7)
+            look(browser, lab.url, "page-cluster", is_all=is_all)
+            wait_for(lab, job, lambda now: now["state"] == "SUCCEEDED")
+            look(browser, f"{lab.url}/jobs/{job}", "page-job", is_all=is_all)
         finally:
+            gpus.end()
             browser.close()
             lab.stop()
 

@@ -54,6 +54,11 @@ def test_a_job_is_planned_and_submitted(page: Page, lab: Lab) -> None:
     page.get_by_label("name", exact=True).fill('"><script>alert(1)</script>')
     page.get_by_label("epochs", exact=True).fill("7")
     page.get_by_label("gpu_models").fill("4060, 4090")
+    # Of the kinds that would do there is a plan each, in the scheduler's order.
+    spec = {"train": {"data": str(lab.data()), "model": "yolov8s"}, "resources": {"gpuModels": ["4060", "4090"]}}
+    planned = lab.call("JobService/SubmitJob", {"spec": spec, "validateOnly": True})["plan"]["options"]
+    names = [one["device"].removeprefix("NVIDIA GeForce ") for one in planned]
+    expect(plan.locator("tbody tr td:first-child")).to_have_text(names)
     page.get_by_label("time_limit").fill("1h30m")
     page.get_by_label("labels").fill("fold=3, why=to see")
     page.get_by_label("priority").fill("-5")

@@ -59,7 +59,7 @@ def test_a_job_is_followed_from_waiting_to_its_end(page: Page, lab: Lab) -> None
     expect(page).to_have_title("Queue · Trainyard")
     job = waiting(lab, "large <img src=x onerror=alert(1)>")
     shown = row(page, "large <img", "Waiting")
-    why = lab.call("JobService/GetJob", {"jobId": job})["waitingFor"]
+    why = lab.call("JobService/GetJob", {"jobId": job})["waitingSentence"]
     expect(shown).to_contain_text(why)
     expect(shown.get_by_role("cell").first).to_have_text("1")
     lab.call("JobService/CancelJob", {"jobId": job})
@@ -91,6 +91,43 @@ def test_a_job_is_cancelled_only_when_that_is_confirmed_and_retried(page: Page, 
     page.get_by_label("Retry to be cancelled").click()
     expect(row(page, "to be cancelled", "Waiting")).to_be_visible()
     assert lab.call("JobService/GetJob", {"jobId": job})["state"] == "QUEUED"
+
+
+def test_a_waiting_job_is_given_another_priority(page: Page, lab: Lab) -> None:
+    """A number that is none is not taken, and who thinks better of it changes nothing."""
+    job = waiting(lab, "urgent")
+    page.goto(f"{lab.url}/jobs")
+    page.get_by_label("Priority of urgent").click()
+    dialog = page.get_by_role("dialog", name="Priority of urgent")
+    assert axe(page) == []
+    dialog.get_by_role("spinbutton").fill("101")
+    dialog.get_by_role("button", name="Set it").click()
+    expect(dialog).to_be_visible()
+    dialog.get_by_role("spinbutton").fill("7")
+    dialog.get_by_role("button", name="Set it").click()
+    expect(row(page, "urgent", "Waiting")).to_contain_text("priority 7")
+    assert lab.call("JobService/GetJob", {"jobId": job})["spec"]["priority"] == 7
+    page.goto(f"{lab.url}/jobs/{job}")
+    page.get_by_role("button", name="Priority").click()
+    page.get_by_role("dialog").get_by_role("spinbutton").fill("9")
+    page.get_by_role("button", name="Back").click()
+    assert lab.call("JobService/GetJob", {"jobId": job})["spec"]["priority"] == 7
+
+
+def test_who_has_had_how_much_is_shown(page: Page, lab: Lab) -> None:
+    """As the scheduler counts it."""
+    runs = lab.submit("has-a-gpu", gpuModels=["4090"])
+    waiting(lab, "has-none", "bob")
+    page.goto(f"{lab.url}/jobs")
+    expect(row(page, "has-a-gpu", "Running")).to_contain_text("epoch 1 / 40")
+    users = page.get_by_role("list", name="Who has how much")
+    expect(users.get_by_role("button", name="bob")).to_contain_text("1 waiting")
+    shares = lab.call("JobService/ListUserShares")["users"]
+    own = next(share["user"] for share in shares if share.get("gpus"))
+    expect(users.get_by_role("button", name=own)).to_contain_text("of late")
+    bar = users.get_by_role("button", name=own).locator(".portion i")
+    assert bar.evaluate("bar => bar.style.width.endsWith('%')")
+    lab.call("JobService/CancelJob", {"jobId": runs})
 
 
 def test_filters_are_in_the_address(page: Page, lab: Lab) -> None:

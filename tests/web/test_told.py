@@ -89,7 +89,7 @@ def test_who_waits_for_too_long_is_told_and_the_link_shows_why(page: Page, yard:
     assert told["url"].endswith(f"/jobs/{job}")
     page.goto(told["url"])
     expect(page.get_by_role("heading", name="waits <b>long</b>")).to_be_visible()
-    expect(page.locator(".said")).to_contain_text(yard.call("JobService/GetJob", {"jobId": job})["waitingFor"])
+    expect(page.locator(".said")).to_contain_text(yard.call("JobService/GetJob", {"jobId": job})["waitingSentence"])
     for one in (job, *runs):
         yard.call("JobService/CancelJob", {"jobId": one})
     assert receiver.calls.empty()

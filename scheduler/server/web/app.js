@@ -86,6 +86,8 @@ function App() {
   const { caller, why, trouble, enter, leave } = useCaller();
   const { route, params, path, query } = /** @type {any} */ (found);
 
+  // While it is asked who looks, what they look at is on its way.
+  useEffect(() => route?.view.fetch(), []);
   useEffect(() => {
     document.title = route ? `${route.title} · Trainyard` : "Trainyard";
   }, [route]);

@@ -23,7 +23,10 @@ function loadAgain(stop) {
 export function later(load, name) {
   /** @type {any} */
   let view;
-  return function Later(/** @type {any} */ props) {
+  /** Has it come before it is drawn. */
+  Later.fetch = () => void load().catch(() => {});
+  return Later;
+  function Later(/** @type {any} */ props) {
     const [, draw] = useState(false);
     const [isAway, setAway] = useState(false);
     useEffect(() => {
@@ -41,5 +44,5 @@ export function later(load, name) {
     }, []);
     if (view) return html`<${view} ...${props} />`;
     return isAway ? html`<p class="notice" role="alert">This view comes when the scheduler can be reached again.</p>` : null;
-  };
+  }
 }

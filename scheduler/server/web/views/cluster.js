@@ -54,6 +54,7 @@ function Machine({ machine, jobs, mayOrder: may }) {
   const slots = machine.cpuSlots || [];
   const isAway = machine.state !== "CONNECTED";
   const seen = isAway && machine.lastSeenTime ? (Date.now() - Date.parse(machine.lastSeenTime)) / 1000 : 0;
+  /** @type {string[]} */
   const notices = machine.notices || [];
   const facts = [
     machine.memoryTotalMib && `${gib(machine.memoryTotalMib)} GiB memory`,

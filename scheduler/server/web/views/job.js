@@ -8,6 +8,7 @@ import { clock, percent, seconds, span } from "../units.js";
 import { html, useEffect, useState } from "../vendor/preact.js";
 import { Artifacts } from "./artifacts.js";
 import { confirm } from "./confirm.js";
+import { prioritise } from "./job_lists.js";
 import { JobCurves } from "./job_curves.js";
 import { useEvents } from "./job_events.js";
 import { JobPill, isOver, jobName, mayChange, share } from "./job_parts.js";
@@ -101,7 +102,7 @@ function Head({ job, caller, onChange }) {
     await navigator.clipboard.writeText(job.id);
     note("copied", "done");
   });
-  const reason = [job.queuePosition && `#${job.queuePosition}`, job.waitingFor || job.stateReason].filter(Boolean).join(" ");
+  const reason = [job.queuePosition && `#${job.queuePosition}`, job.waitingSentence || job.stateReason].filter(Boolean).join(" ");
   const facts = [
     ["owner", job.user],
     ["submitted", clock(job.createTime)],
@@ -111,12 +112,14 @@ function Head({ job, caller, onChange }) {
     ["starts about", job.estimatedStartTime && clock(job.estimatedStartTime)],
     ["ends about", job.estimatedEndTime && clock(job.estimatedEndTime)],
     ["first estimate of its end", job.firstEstimate?.endTime && clock(job.firstEstimate.endTime)],
+    ["later than that", job.firstEstimate?.endDeviation && off(job.firstEstimate.endDeviation)],
     ["priority", job.spec?.priority],
   ].filter(([, value]) => value);
   return html`<div class="job-head">
     <div class="title"><h1>${jobName(job)}</h1><${JobPill} state=${job.state} />
       <span class="grow"></span>
       <div class="buttons">
+        ${may && job.state === "QUEUED" && html`<button type="button" onClick=${async () => onChange((await prioritise(job)) || job)}>Priority</button>`}
         ${may && !isOver(job) && html`<button type="button" class="danger" onClick=${cancel}>Cancel</button>`}
         ${may && (job.state === "FAILED" || job.state === "CANCELLED") && html`<button type="button" onClick=${() => give("RetryJob")}>Retry</button>`}
         <${Link} class="button" to=${`/compare?jobs=${job.id}`}>Compare<//>
@@ -132,6 +135,12 @@ function Head({ job, caller, onChange }) {
       <div><dt>id</dt><dd><button type="button" class="id" onClick=${copy} title="Copy"><code>${job.id}</code></button></dd></div>
     </dl>
   </div>`;
+}
+
+/** How far an estimate was off. @param {string} deviation */
+function off(deviation) {
+  const by = seconds(deviation) || 0;
+  return `${by < 0 ? "−" : ""}${span(Math.abs(by))}`;
 }
 
 /** How far it is, and until when. @param {{ job: any }} props */

@@ -4,7 +4,8 @@ import { call, callAll } from "../api.js";
 import { attempt } from "../layout.js";
 import { onJobs } from "../live.js";
 import { useEffect, useRef, useState } from "../vendor/preact.js";
-import { ACCURACY } from "./job_parts.js";
+import { askNumber } from "./confirm.js";
+import { ACCURACY, jobName } from "./job_parts.js";
 
 export const RUNS = ["STARTING", "RUNNING"];
 export const GOES_ON = ["QUEUED", ...RUNS];
@@ -85,6 +86,13 @@ export function useJobsThatGoOn(states) {
   }, []);
   return jobs;
 }
+
+/** Gives a waiting job another priority, if somebody says which; the job as it is then. @param {any} job @returns {Promise<any>} */
+export const prioritise = (job) =>
+  attempt(async () => {
+    const priority = await askNumber(`Priority of ${jobName(job)}`, "Set it", job.spec?.priority || 0, [-100, 100]);
+    return priority === null ? undefined : call("JobService/SetJobPriority", { jobId: job.id, priority });
+  });
 
 /** Without the figures of each class, of which there may be hundreds. @param {any} job */
 function slim(job) {

@@ -6,7 +6,7 @@ import { html, useMemo } from "../vendor/preact.js";
 import { JobLink, JobPill, accuracy, between, isOver, jobName, share } from "./job_parts.js";
 
 /**
- * @typedef {{ choose: (job: any) => void, cancel: (job: any) => void, retry: (job: any) => void, may: (job: any) => boolean }} Deed
+ * @typedef {{ choose: (job: any) => void, cancel: (job: any) => void, prioritise: (job: any) => void, retry: (job: any) => void, may: (job: any) => boolean }} Deed
  * @typedef {{ jobs: any[], now: number, chosen: Map<string, any>, deed: Deed }} Rows
  * @typedef {{ job: any, now: number, isChosen: boolean, deed: Deed }} One
  */
@@ -50,6 +50,7 @@ function Deeds({ job, deed }) {
   const of = jobName(job);
   const may = deed.may(job);
   return html`<${Cell} name="deeds">
+    ${may && job.state === "QUEUED" && html`<button type="button" class="plain" aria-label=${`Priority of ${of}`} onClick=${() => deed.prioritise(job)}>Priority</button>`}
     ${may && !isOver(job) && html`<button type="button" class="plain" aria-label=${`Cancel ${of}`} onClick=${() => deed.cancel(job)}>Cancel</button>`}
     ${may &&
     (job.state === "FAILED" || job.state === "CANCELLED") &&
@@ -81,7 +82,7 @@ const WaitingRow = row(
     <${Cell} name="place">${job.queuePosition || "–"}<//>
     <${Head} job=${job} isChosen=${isChosen} deed=${deed} now=${now} />
     <${Cell} name="user">${job.user}<//>
-    <${Cell} name="why" title=${job.waitingFor || job.stateReason}>${job.waitingFor || job.stateReason}<//>
+    <${Cell} name="why" title=${job.waitingSentence || job.stateReason}>${job.waitingSentence || job.stateReason}<//>
     <${Until} name="first" time=${job.estimatedStartTime} now=${now} />
     <${Until} name="last" time=${job.estimatedEndTime} now=${now} />
     <${Ago} name="age" time=${job.createTime} now=${now} />

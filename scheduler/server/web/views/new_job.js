@@ -55,16 +55,19 @@ export function NewJob({ query }) {
     ${found && html`<${Form} key=${from} ...${found} stored=${stored} />`}`;
 }
 
-/** @typedef {{ problems: Map<string, string>, trouble: string, job: any, isChecked: boolean }} Checked */
+/** @typedef {{ problems: Map<string, string>, trouble: string, job: any, plan: any, warnings: string[], isChecked: boolean }} Checked */
+
+/** @type {Checked} */
+const UNCHECKED = { problems: new Map(), trouble: "", job: null, plan: null, warnings: [], isChecked: false };
 
 /** What the scheduler says of a job. @param {any} spec @param {boolean} isWorthIt @returns {[Checked, (error: unknown) => void]} */
 function useCheck(spec, isWorthIt) {
-  const [checked, setChecked] = useState(/** @type {Checked} */ ({ problems: new Map(), trouble: "", job: null, isChecked: false }));
+  const [checked, setChecked] = useState(UNCHECKED);
   const refuse = (/** @type {unknown} */ error) => {
     const violations = error instanceof ApiError ? error.violations : [];
     const problems = new Map(violations.map((one) => [pathOf(one.field), one.description]));
     const trouble = violations.length ? "" : error instanceof Error ? error.message : String(error);
-    setChecked({ problems, trouble, job: null, isChecked: true });
+    setChecked({ ...UNCHECKED, problems, trouble, isChecked: true });
   };
   const text = JSON.stringify(spec);
   useEffect(() => {
@@ -72,8 +75,8 @@ function useCheck(spec, isWorthIt) {
     const stop = new AbortController();
     const timer = setTimeout(async () => {
       try {
-        const { job } = await call("JobService/SubmitJob", { spec, validateOnly: true }, stop);
-        setChecked({ problems: new Map(), trouble: "", job, isChecked: true });
+        const { job, plan, warnings = [] } = await call("JobService/SubmitJob", { spec, validateOnly: true }, stop);
+        setChecked({ ...UNCHECKED, job, plan, warnings, isChecked: true });
       } catch (error) {
         if (!stop.signal.aborted) refuse(error);
       }
@@ -140,7 +143,7 @@ function Form({ groups, fields, source, before, values: first, stored }) {
       <datalist id="gpus">${models.map((model) => html`<option key=${model} value=${model}></option>`)}</datalist>
     </div>
     <aside aria-label="Plan">
-      <${Plan} checked=${checked} agents=${agents} isSent=${isSent} />
+      <${Plan} checked=${checked} isSent=${isSent} />
     </aside>
   </form>`;
 }

@@ -3,9 +3,10 @@
 import { call } from "../api.js";
 import { attempt } from "../layout.js";
 import { Link, go } from "../router.js";
+import { percent, seconds, span } from "../units.js";
 import { html, useEffect, useMemo, useState } from "../vendor/preact.js";
 import { confirm } from "./confirm.js";
-import { GOES_ON, OVER, useJobsThatAreOver, useJobsThatGoOn } from "./job_lists.js";
+import { GOES_ON, OVER, prioritise, useJobsThatAreOver, useJobsThatGoOn } from "./job_lists.js";
 import { isOver, jobName, mayChange } from "./job_parts.js";
 import { Finished, Running, Waiting } from "./job_rows.js";
 
@@ -13,6 +14,8 @@ import { Finished, Running, Waiting } from "./job_rows.js";
 const PAGE = 50;
 /** Waiting jobs that are drawn before somebody asks for more. */
 const DRAWN = 2000;
+/** Milliseconds until shares are asked for, and asked for anew. */
+const [SHARES_SOON, SHARES_AGAIN] = [500, 30000];
 /** Jobs that one can compare at once. */
 const COMPARED = 16;
 
@@ -103,6 +106,7 @@ export function Queue({ query, caller }) {
           return next;
         }),
       cancel: (/** @type {any} */ job) => cancel([job]),
+      prioritise,
       retry,
       may: (/** @type {any} */ job) => mayChange(caller, job),
     }),
@@ -157,7 +161,25 @@ function Filters({ query, state, user, users }) {
   </form>`;
 }
 
-/** Who has how much. @param {{ jobs: any[], user: string, query: URLSearchParams }} props */
+/** What each user has had of late, asked for anew when who runs and waits changes, and now and then. @param {string} key */
+function useShares(key) {
+  const [shares, setShares] = useState(/** @type {any[]} */ ([]));
+  useEffect(() => {
+    const stop = new AbortController();
+    // What is known stays where it cannot be asked.
+    const read = () => call("JobService/ListUserShares", {}, stop).then(({ users = [] }) => setShares(users), () => {});
+    const soon = setTimeout(read, SHARES_SOON);
+    const timer = setInterval(read, SHARES_AGAIN);
+    return () => {
+      stop.abort();
+      clearTimeout(soon);
+      clearInterval(timer);
+    };
+  }, [key]);
+  return shares;
+}
+
+/** Who has how much, and has had how much of late. @param {{ jobs: any[], user: string, query: URLSearchParams }} props */
 function Users({ jobs, user, query }) {
   /** @type {Map<string, { running: number, waiting: number }>} */
   const counts = new Map();
@@ -166,16 +188,20 @@ function Users({ jobs, user, query }) {
     count[job.state === "QUEUED" ? "waiting" : "running"] += 1;
     counts.set(job.user, count);
   }
+  const shares = useShares(JSON.stringify([...counts]));
+  for (const share of shares) if (share.share && !counts.has(share.user)) counts.set(share.user, { running: 0, waiting: 0 });
   if (!counts.size) return null;
-  const most = Math.max(...[...counts.values()].map((count) => count.running), 1);
-  const sorted = [...counts].sort(([one, a], [other, b]) => b.running - a.running || b.waiting - a.waiting || one.localeCompare(other));
+  const had = new Map(shares.map((share) => [share.user, share]));
+  const part = (/** @type {string} */ name) => had.get(name)?.share || 0;
+  const sorted = [...counts].sort(([one, a], [other, b]) => part(other) - part(one) || b.running - a.running || b.waiting - a.waiting || one.localeCompare(other));
   return html`<ul class="users" aria-label="Who has how much">
     ${sorted.map(
       ([name, { running, waiting }]) => html`<li key=${name}>
         <button type="button" aria-pressed=${name === user} onClick=${() => put(query, { user: name === user ? "" : name })}>
           <b>${name}</b>
           <span><b>${running}</b> running</span><span><b>${waiting}</b> waiting</span>
-          <i class="portion" aria-hidden="true"><i style=${{ width: `${(100 * running) / most}%` }}></i></i>
+          ${had.has(name) && html`<span title=${`GPU-time of late, ${percent(part(name))} of all`}><b>${span(seconds(had.get(name).gpuTime) || 0)}</b> of late</span>`}
+          <i class="portion" aria-hidden="true"><i style=${{ width: `${100 * part(name)}%` }}></i></i>
         </button>
       </li>`,
     )}
