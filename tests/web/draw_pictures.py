@@ -141,7 +141,7 @@ def draw(browser: Browser, page: Page, name: str) -> None:
     """Keeps what a page shows now."""
     painter = browser.new_page()
     png = base64.b64encode(page.screenshot()).decode()
-    for quality in (0.92, 0.85, 0.75, 0.6):
+    for quality in (0.92, 0.85, 0.75, 0.6, 0.5, 0.4, 0.3):
         small = base64.b64decode(painter.evaluate(_SMALLER, [png, quality]))
         if len(small) <= MOST:
             break
