@@ -7,7 +7,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Response, Status};
+use tonic::{Extensions, Request, Response, Status};
 use trainyard_access::{Connector, SeenAuthority};
 use trainyard_proto::pb;
 use trainyard_proto::pb::access_service_client::AccessServiceClient;
@@ -16,7 +16,7 @@ use trainyard_proto::pb::cluster_service_client::ClusterServiceClient;
 use trainyard_proto::pb::dataset_service_client::DatasetServiceClient;
 use trainyard_proto::pb::job_service_client::JobServiceClient;
 use trainyard_proto::pb::notification_service_client::NotificationServiceClient;
-use trainyard_proto::route::{Next, Route, leader_of};
+use trainyard_proto::route::{Next, Route, leader_beside, leader_of};
 
 use crate::failure::{Failure, is_temporary};
 use crate::settings::Settings;
@@ -66,6 +66,8 @@ pub struct Client {
 struct Connection {
     route: Route,
     channel: AuthenticatedChannel,
+    /// Whether a standby has named a leader that did not answer: it is not asked for again.
+    leader_is_away: bool,
 }
 
 /// How connections are made, and what is sent with each call.
@@ -130,7 +132,10 @@ impl Client {
         }
         let route = Route::new(settings.servers.clone());
         let channel = dialer.dial(route.target())?;
-        Ok(Self { dialer, connection: Arc::new(Mutex::new(Connection { route, channel })) })
+        Ok(Self {
+            dialer,
+            connection: Arc::new(Mutex::new(Connection { route, channel, leader_is_away: false })),
+        })
     }
 
     fn connection(&self) -> MutexGuard<'_, Connection> {
@@ -158,6 +163,15 @@ impl Client {
             connection.channel = channel;
         }
         next
+    }
+
+    /// Later calls go to this server. Returns whether its address is one.
+    fn turn_to(&self, server: &str) -> bool {
+        let Ok(channel) = self.dialer.dial(server) else { return false };
+        let mut connection = self.connection();
+        connection.route.turn_to(server);
+        connection.channel = channel;
+        true
     }
 
     /// After a call that was answered: later calls go to the same server.
@@ -206,7 +220,7 @@ impl Client {
     /// There is no such job, or more than one, or the scheduler cannot be reached.
     pub async fn job(&self, id: &str) -> Result<pb::Job, Failure> {
         let id = check_id(id)?;
-        self.retrying(|| {
+        self.of_leader(|| {
             let request = pb::GetJobRequest { job_id: id.clone() };
             async move { self.jobs().get_job(request).await }
         })
@@ -230,7 +244,63 @@ impl Client {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        self.retrying_if(is_temporary, call).await
+        self.retrying_if(is_temporary, call).await.map(Response::into_inner)
+    }
+
+    /// Makes a call that is safe to repeat, of which only the leader has the whole answer: a standby knows what is stored,
+    /// and names the leader, whose answer counts. Where no leader answers, the standby's does.
+    ///
+    /// # Errors
+    /// The failure of the last try of the first server that answered.
+    pub async fn of_leader<T, F>(&self, call: impl Fn() -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let stored = self.retrying_if(is_temporary, &call).await?;
+        let Some(leader) = leader_beside(stored.metadata()) else { return Ok(stored.into_inner()) };
+        let standby = self.server();
+        for server in self.perhaps_leading(&leader, &standby) {
+            if !self.turn_to(&server) {
+                continue;
+            }
+            if let Ok(whole) = call().await
+                && leader_beside(whole.metadata()).is_none()
+            {
+                self.succeeded();
+                return Ok(whole.into_inner());
+            }
+        }
+        self.turn_to(&standby);
+        self.connection().leader_is_away = true;
+        Ok(stored.into_inner())
+    }
+
+    /// Where the leader may be that a standby has named: the name may be one that is known inside of its cluster alone.
+    fn perhaps_leading(&self, leader: &str, standby: &str) -> Vec<String> {
+        let connection = self.connection();
+        if connection.leader_is_away {
+            return Vec::new();
+        }
+        let known = connection.route.known().iter().filter(|known| *known != leader && *known != standby);
+        std::iter::once(leader.to_owned()).chain(known.cloned()).collect()
+    }
+
+    /// Has later calls go to the leader, where it can be found.
+    ///
+    /// # Errors
+    /// No server answers.
+    pub async fn find_leader(&self) -> Result<(), Failure> {
+        let call = || async {
+            let answer = self.access().who_am_i(pb::WhoAmIRequest {}).await;
+            answer.map(|answer| answer.map(drop)).or_else(|refused| {
+                // Whoever may not ask has met the server all the same.
+                if is_temporary(&refused) {
+                    return Err(refused);
+                }
+                Ok(Response::from_parts(refused.metadata().clone(), (), Extensions::default()))
+            })
+        };
+        self.of_leader(call).await
     }
 
     /// Makes a call that must not be made twice: it is made again only where a standby has refused it.
@@ -241,14 +311,14 @@ impl Client {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        self.retrying_if(|status| leader_of(status).is_some(), call).await
+        self.retrying_if(|status| leader_of(status).is_some(), call).await.map(Response::into_inner)
     }
 
     async fn retrying_if<T, F>(
         &self,
         may_pass: impl Fn(&Status) -> bool,
         call: impl Fn() -> F,
-    ) -> Result<T, Failure>
+    ) -> Result<Response<T>, Failure>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
@@ -258,7 +328,7 @@ impl Client {
             let status = match call().await {
                 Ok(response) => {
                     self.succeeded();
-                    return Ok(response.into_inner());
+                    return Ok(response);
                 }
                 Err(status) => status,
             };

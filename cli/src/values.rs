@@ -1,6 +1,9 @@
 //! Values as people write them on a command line or in a job file: paths, sizes of memory, spans of time, labels.
 
+use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
+
+use crate::failure::Failure;
 
 /// `path` as an absolute one: agents do not share this process's directory. `..` is resolved where
 /// the path exists; where it does not, it stays, since a link may change what it means.
@@ -74,6 +77,22 @@ pub fn parse_label(text: &str) -> Result<(String, String), String> {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err(format!("`{text}` is not a label; write key=value")),
     }
+}
+
+/// Labels by their keys.
+///
+/// # Errors
+/// A key comes twice: of two values, which one is meant?
+pub fn labels_by_key(labels: &[(String, String)]) -> Result<HashMap<String, String>, Failure> {
+    let mut by_key = HashMap::new();
+    for (key, value) in labels {
+        if let Some(before) = by_key.insert(key.clone(), value.clone()) {
+            let text =
+                format!("--label `{key}` is given twice, as `{before}` and as `{value}`; give it once");
+            return Err(Failure::usage(text));
+        }
+    }
+    Ok(by_key)
 }
 
 #[cfg(test)]

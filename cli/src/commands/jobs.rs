@@ -7,7 +7,7 @@ use trainyard_proto::pb;
 use crate::commands::Context;
 use crate::failure::Failure;
 use crate::proto_json::to_json;
-use crate::values::parse_label;
+use crate::values::{labels_by_key, parse_label};
 use crate::{render, terminal};
 
 /// How many jobs one call asks for.
@@ -68,6 +68,7 @@ impl Jobs {
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         let wanted = if self.limit == 0 { usize::MAX } else { self.limit };
         let states: Vec<i32> = self.state.iter().map(|&state| pb::JobState::from(state).into()).collect();
+        let labels = labels_by_key(&self.label)?;
         let mut jobs: Vec<pb::Job> = Vec::new();
         let mut page_token = String::new();
         let more = loop {
@@ -76,12 +77,12 @@ impl Jobs {
                 page_token: page_token.clone(),
                 states: states.clone(),
                 user: self.user.clone().unwrap_or_default(),
-                labels: self.label.iter().cloned().collect(),
+                labels: labels.clone(),
                 name_prefix: self.name.clone().unwrap_or_default(),
                 sweep_id: self.sweep.clone().unwrap_or_default(),
             };
             let call = || async { context.client.jobs().list_jobs(request.clone()).await };
-            let answer = context.client.retrying(call).await?;
+            let answer = context.client.of_leader(call).await?;
             jobs.extend(answer.jobs);
             page_token = answer.next_page_token;
             if page_token.is_empty() || jobs.len() >= wanted {

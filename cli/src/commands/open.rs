@@ -11,7 +11,8 @@ use crate::terminal;
 
 /// Open the scheduler's page, or that of a job, in the browser; or print its address
 ///
-/// The address is printed in any case. The browser is opened where there is a display.
+/// Of several servers it is the leader's. The address is printed in any case. The browser is opened where there is a
+/// display.
 #[derive(Debug, Args)]
 pub struct Open {
     /// The job's id, or the beginning of it [default: the page of the cluster]
@@ -30,9 +31,12 @@ impl Open {
         let job = match &self.id {
             // Asked for even where the id is whole: a page of a job that is not there helps nobody.
             Some(id) => Some(context.client.job(id).await?.id),
-            None => None,
+            None => {
+                context.client.find_leader().await?;
+                None
+            }
         };
-        // After the call, since another scheduler may have answered it.
+        // After the call: of several servers, the leader's page is the whole one.
         let server = context.client.server();
         let server = server.trim_end_matches('/');
         let url = match job {

@@ -51,7 +51,7 @@ async fn waiting(context: &Context) -> Result<Vec<pb::Job>, Failure> {
         let states = states.clone();
         let request = pb::ListJobsRequest { states, page_size: 1000, page_token, ..Default::default() };
         let call = || async { context.client.jobs().list_jobs(request.clone()).await };
-        let answer = context.client.retrying(call).await?;
+        let answer = context.client.of_leader(call).await?;
         Ok((answer.jobs, answer.next_page_token))
     })
     .await

@@ -18,7 +18,7 @@ use crate::commands::sweep;
 use crate::failure::Failure;
 use crate::follow::{self, FollowOptions};
 use crate::proto_json::to_json;
-use crate::values::absolute_path;
+use crate::values::{absolute_path, labels_by_key};
 use crate::{render, terminal};
 
 /// Queue a training job from flags and print its id.
@@ -143,7 +143,7 @@ impl Train {
             priority: placement.priority.unwrap_or_default(),
             max_retries: placement.max_retries,
             time_limit: placement.time_limit,
-            labels: placement.label.iter().cloned().collect(),
+            labels: labels_by_key(&placement.label)?,
         })
     }
 
@@ -317,6 +317,7 @@ mod tests {
             ),
             ("/d --model best.pt", "use `pretrained` for it"),
             ("/d --pretrained True", "give the path of a weights file"),
+            ("/d --label a=b --label c=d --label a=e", "--label `a` is given twice, as `b` and as `e`"),
             ("/d --batch many", "write auto, a whole number, or a share"),
             ("/d plots=True", "unexpected argument '--plots' found"),
         ] {

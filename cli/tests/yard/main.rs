@@ -8,6 +8,7 @@ mod closed_pipes;
 mod commands;
 mod data;
 mod fake;
+mod leader;
 mod notify;
 mod queue;
 mod reference;

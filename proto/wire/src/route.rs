@@ -5,8 +5,11 @@
 use std::time::Duration;
 
 use tonic::Status;
+use tonic::metadata::MetadataMap;
 use tonic_types::StatusExt as _;
 
+/// With it a standby names the leader beside each of its answers: some know less than the leader's would.
+pub const LEADER: &str = "trainyard-leader";
 /// What a standby's refusal is called.
 const NOT_LEADER: &str = "NOT_LEADER";
 /// No wait that a server asks for is longer.
@@ -46,6 +49,12 @@ pub fn leader_of(status: &Status) -> Option<String> {
     info.metadata.get("leader").filter(|leader| !leader.is_empty()).cloned()
 }
 
+/// The leader's URL, if a standby has answered.
+pub fn leader_beside(metadata: &MetadataMap) -> Option<String> {
+    let leader = metadata.get(LEADER)?.to_str().ok()?;
+    Some(leader.to_owned()).filter(|leader| !leader.is_empty())
+}
+
 impl Route {
     /// `known` has at least one address.
     pub fn new(known: Vec<String>) -> Self {
@@ -61,6 +70,15 @@ impl Route {
     pub fn target(&self) -> &str {
         let known = self.known.get(self.at).map_or("", String::as_str);
         self.leader.as_deref().unwrap_or(known)
+    }
+
+    /// Somebody else is the target from now on: one of the known ones, or a leader that a standby has named.
+    pub fn turn_to(&mut self, target: &str) {
+        match self.known.iter().position(|known| known == target) {
+            Some(at) => (self.at, self.leader) = (at, None),
+            None => self.leader = Some(target.to_owned()),
+        }
+        self.worked();
     }
 
     /// The target did what was asked: it stays.
@@ -132,6 +150,24 @@ mod tests {
         route.worked();
         assert_eq!(route.target(), "x");
         assert_eq!((route.failed(None), route.target()), (Next::Now, "a"));
+    }
+
+    #[test]
+    fn whoever_is_turned_to_is_the_target_until_it_fails() {
+        let mut route = route("a, b");
+        route.turn_to("b");
+        assert_eq!(route.target(), "b");
+        route.turn_to("x");
+        assert_eq!(route.target(), "x");
+        assert_eq!((route.failed(None), route.target()), (Next::Now, "b"));
+    }
+
+    #[test]
+    fn a_standby_names_the_leader_beside_its_answer() {
+        let mut metadata = MetadataMap::new();
+        assert_eq!(leader_beside(&metadata), None);
+        metadata.insert(LEADER, "http://b:7433".parse().unwrap());
+        assert_eq!(leader_beside(&metadata).as_deref(), Some("http://b:7433"));
     }
 
     #[test]

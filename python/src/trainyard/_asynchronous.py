@@ -63,7 +63,7 @@ class AsyncRunner:
                 return await asyncio.to_thread(function)
             case Close(stream):
                 stream.cancel()
-            case Invoke(target, method, request, timeout):
+            case Invoke(target, method, request, timeout, beside):
                 deadline = time.monotonic() + timeout
                 call = (await self._channel(target, timeout)).unary_unary(
                     method.path,
@@ -71,7 +71,10 @@ class AsyncRunner:
                     response_deserializer=method.response.FromString,
                 )
                 left = max(deadline - time.monotonic(), 0.0)
-                return await call(request, timeout=left, metadata=self.session.metadata(target))
+                called = call(request, timeout=left, metadata=self.session.metadata(target))
+                response = await called
+                beside.update(_session.leader_beside(await called.initial_metadata()))
+                return response
             case Open(target, method, request, timeout):
                 ends = None if timeout is None else time.monotonic() + timeout
                 stream = (await self._channel(target, timeout)).unary_stream(

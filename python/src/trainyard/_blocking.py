@@ -73,7 +73,7 @@ class BlockingRunner:
                 return function()
             case Close(stream):
                 stream.cancel()
-            case Invoke(target, method, request, timeout):
+            case Invoke(target, method, request, timeout, beside):
                 deadline = time.monotonic() + timeout
                 call = self._channel(target, timeout).unary_unary(
                     method.path,
@@ -81,7 +81,10 @@ class BlockingRunner:
                     response_deserializer=method.response.FromString,
                 )
                 left = max(deadline - time.monotonic(), 0.0)
-                return _checked(lambda: call(request, timeout=left, metadata=self.session.metadata(target)))
+                metadata = self.session.metadata(target)
+                response, done = _checked(lambda: call.with_call(request, timeout=left, metadata=metadata))
+                beside.update(_session.leader_beside(done.initial_metadata()))
+                return response
             case Open(target, method, request, timeout):
                 ends = None if timeout is None else time.monotonic() + timeout
                 stream = self._channel(target, timeout).unary_stream(

@@ -39,7 +39,7 @@ def submit(session: Session, spec: jobs_pb2.JobSpec, *, validate_only: bool) -> 
 def get_job(session: Session, job_id: str | uuid.UUID, timeout: float | None = None) -> Operation[jobs_pb2.Job]:
     """A job by its id or a prefix that only it has."""
     request = jobs_pb2.GetJobRequest(job_id=check_id(job_id))
-    return (yield from session.call(_methods.GET_JOB, request, math.inf if timeout is None else timeout))
+    return (yield from session.call_leader(_methods.GET_JOB, request, math.inf if timeout is None else timeout))
 
 
 def list_jobs(
@@ -63,7 +63,7 @@ def list_jobs(
         request = jobs_pb2.ListJobsRequest(
             page_size=size, page_token=page_token, states=wanted, user=user, labels=labels, name_prefix=name_prefix
         )
-        answer = yield from session.call(_methods.LIST_JOBS, request)
+        answer = yield from session.call_leader(_methods.LIST_JOBS, request)
         jobs.extend(answer.jobs)
         page_token = answer.next_page_token
         if not page_token or (limit is not None and len(jobs) >= limit):

@@ -33,6 +33,14 @@ class Route:
         """Whom to ask."""
         return self._leader or self._known[self._at]
 
+    def turn_to(self, target: str) -> None:
+        """Somebody else is the target from now on: one of the known ones, or a leader that a standby has named."""
+        if target in self._known:
+            self._at, self._leader = self._known.index(target), ""
+        else:
+            self._leader = target
+        self.worked()
+
     def worked(self) -> None:
         """The target did what was asked: it stays."""
         self._tried, self._followed, self._asked = 0, False, None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from trainyard._answer import Answer
@@ -21,6 +21,10 @@ T = TypeVar("T")
 _RETRY_DELAYS = (0.1, 0.3, 0.7, 1.4)
 #: Seconds that a cluster that answers may take to have a leader.
 _ELECTION_TIMEOUT = 15.0
+#: With it a standby names the leader beside each of its answers: some know less than the leader's would.
+_LEADER = "trainyard-leader"
+#: Seconds in which a leader that did not answer is not asked for again.
+_LEADER_AWAY = 60.0
 #: Seconds that one connection may take to be made, at most.
 _LONGEST_CONNECT = 5.0
 #: How much of a call's time may pass before its connection is there, so that there is time to say what was wrong.
@@ -33,6 +37,7 @@ class Session:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._route = Route(settings.servers)
+        self._leader_away_until = -math.inf
 
     @property
     def target(self) -> str:
@@ -73,6 +78,34 @@ class Session:
         than the client's timeout, or than `timeout` seconds."""
         return self._retrying(lambda answer: answer.is_temporary, method, request, timeout)
 
+    def call_leader(
+        self, method: Method[RequestT, ResponseT], request: RequestT, timeout: float = math.inf
+    ) -> Operation[ResponseT]:
+        """Makes a call that is safe to repeat, of which only the leader has the whole answer: a standby knows what is
+        stored, and names the leader, whose answer counts. Where no leader answers, the standby's does."""
+        deadline = time.monotonic() + min(timeout, self.settings.timeout)
+        beside: dict[str, str] = {}
+        stored = yield from self._retrying(lambda answer: answer.is_temporary, method, request, timeout, beside)
+        leader = beside.get(_LEADER, "")
+        if not leader or time.monotonic() < self._leader_away_until:
+            return stored
+        standby = self.target
+        others = (server for server in self.settings.servers if server not in (leader, standby))
+        for server in (leader, *others):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            beside = {}
+            try:
+                whole = yield from invoke(server, method, request, left, beside)
+            except CallFailed:
+                continue
+            if not beside:
+                self._route.turn_to(server)
+                return whole
+        self._leader_away_until = time.monotonic() + _LEADER_AWAY
+        return stored
+
     def call_once(self, method: Method[RequestT, ResponseT], request: RequestT) -> Operation[ResponseT]:
         """Makes a call that must not be made twice: it is made again only where a standby has refused it."""
         return self._retrying(lambda answer: bool(answer.leader), method, request)
@@ -83,6 +116,7 @@ class Session:
         method: Method[RequestT, ResponseT],
         request: RequestT,
         timeout: float = math.inf,
+        beside: dict[str, str] | None = None,
     ) -> Operation[ResponseT]:
         begun = time.monotonic()
         deadline = begun + min(timeout, self.settings.timeout)
@@ -94,7 +128,7 @@ class Session:
             if left <= 0 and known is not None:
                 raise known
             try:
-                response = yield from invoke(target, method, request, max(left, 0.0))
+                response = yield from invoke(target, method, request, max(left, 0.0), beside)
             except CallFailed as failed:
                 answer = failed.answer
             else:
@@ -122,6 +156,11 @@ class Session:
     def error(self, answer: Answer) -> TrainyardError:
         """The exception for a stream that has failed."""
         return error_of(answer, self.target)
+
+
+def leader_beside(metadata: Iterable[tuple[str, str | bytes]] | None) -> dict[str, str]:
+    """Of what comes beside an answer, the leader that a standby names."""
+    return {key: value for key, value in metadata or () if key == _LEADER and isinstance(value, str) and value}
 
 
 def closed() -> TrainyardError:

@@ -7,7 +7,7 @@ written once.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 from google.protobuf.message import Message
@@ -27,6 +27,8 @@ class Invoke:
     request: Message
     #: Seconds that it may take, with the connection that it needs.
     timeout: float
+    #: Filled with what comes beside the answer: a standby names the leader there.
+    beside: dict[str, str] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,16 @@ class CallFailed(Exception):
         self.answer = answer
 
 
-def invoke(target: str, method: Method[RequestT, ResponseT], request: RequestT, timeout: float) -> Operation[ResponseT]:
+def invoke(
+    target: str,
+    method: Method[RequestT, ResponseT],
+    request: RequestT,
+    timeout: float,
+    beside: dict[str, str] | None = None,
+) -> Operation[ResponseT]:
     """`Invoke` with its types."""
-    return cast("ResponseT", (yield Invoke(target, method, request, timeout)))
+    beside = {} if beside is None else beside
+    return cast("ResponseT", (yield Invoke(target, method, request, timeout, beside)))
 
 
 def work(function: Callable[[], T]) -> Operation[T]:

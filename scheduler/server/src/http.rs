@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::sync::watch;
 use tonic::Status;
+use trainyard_proto::route::LEADER;
 use trainyard_types::JobState;
 
 use crate::blobs::Blobs;
@@ -101,6 +103,23 @@ async fn root(headers: HeaderMap) -> Response {
         env!("CARGO_PKG_VERSION")
     );
     ([(header::VARY, "accept")], text).into_response()
+}
+
+/// Names the leader beside every answer of a standby, which knows less of some things. A page can then link to it, too.
+pub async fn name_leader(
+    State(role): State<watch::Receiver<Role>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let mut answer = next.run(request).await;
+    let leader = match &*role.borrow() {
+        Role::Standby(leader) => HeaderValue::from_str(leader).ok(),
+        Role::Leading | Role::Unavailable(_) | Role::DiskFull(_) => None,
+    };
+    if let Some(leader) = leader {
+        answer.headers_mut().insert(LEADER, leader);
+    }
+    answer
 }
 
 async fn readyz(State(pages): State<Pages>) -> Response {

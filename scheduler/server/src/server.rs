@@ -167,9 +167,9 @@ impl Server {
         let pages =
             http::Pages { driver: handle, role: role_of_pages, telemetry: recorder, blobs, authority };
         let plaintext = pages.clone().probes().merge(grpc::refuse_plaintext());
-        let limit = context.max_message_bytes;
-        let edge = web::Edge::new(limit, acceptor.is_some());
-        let routes = layered(pages.router().merge(services.prepare().into_axum_router()), admission, edge);
+        let edge = web::Edge::new(context.max_message_bytes, acceptor.is_some());
+        let routes = pages.router().merge(services.prepare().into_axum_router());
+        let routes = layered(routes, admission, edge, role.clone());
         let encryption = acceptor.map(|acceptor| listener::Encryption {
             acceptor,
             plaintext: plaintext.fallback(http::plaintext_refused),
@@ -338,11 +338,17 @@ fn spawn_care(
     tasks.spawn(content_store::tend(content, driver.clone(), role.clone(), data_grace, closing.clone()));
 }
 
-/// What every call passes, from the innermost on: who may call, deadlines, browsers.
-fn layered(routes: axum::Router, admission: Admission, edge: web::Edge) -> axum::Router {
+/// What every call passes, from the innermost on: who may call, deadlines, browsers, who leads.
+fn layered(
+    routes: axum::Router,
+    admission: Admission,
+    edge: web::Edge,
+    role: watch::Receiver<Role>,
+) -> axum::Router {
     let routes = routes.merge(web::pages()).fallback(http::not_found);
     let routes = routes.layer(axum::middleware::from_fn_with_state(admission, admit));
-    web::layered(routes.layer(axum::middleware::from_fn(grpc::deadlines::enforce)), edge)
+    let routes = web::layered(routes.layer(axum::middleware::from_fn(grpc::deadlines::enforce)), edge);
+    routes.layer(axum::middleware::from_fn_with_state(role, http::name_leader))
 }
 
 /// What tells people of their jobs, with the address of the pages that its messages link to.

@@ -48,7 +48,7 @@ impl AccessService for Fake {
         let script = self.0.lock().unwrap();
         match &script.refuse {
             Some((_, status)) => Err(status.clone()),
-            None => Ok(Response::new(script.caller.clone())),
+            None => Ok(super::answer(&script, script.caller.clone())),
         }
     }
 

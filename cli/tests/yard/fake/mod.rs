@@ -62,6 +62,8 @@ pub struct Script {
     pub metadata: Vec<(Option<String>, Option<String>)>,
     /// Who the caller is.
     pub caller: pb::Caller,
+    /// The leader that this server names, which stands by.
+    pub leader: Option<String>,
     /// What callers of the service of access have shown.
     pub shown: Vec<access::Shown>,
     pub store: datasets::Store,
@@ -147,6 +149,15 @@ pub fn code(output: &Output) -> i32 {
 
 pub fn job(id: &str, state: pb::JobState) -> pb::Job {
     pb::Job { id: id.into(), state: state.into(), user: "ada".into(), ..Default::default() }
+}
+
+/// An answer as this server gives it: a standby names the leader beside it.
+pub fn answer<T>(script: &Script, message: T) -> Response<T> {
+    let mut response = Response::new(message);
+    if let Some(leader) = &script.leader {
+        response.metadata_mut().insert("trainyard-leader", leader.parse().unwrap());
+    }
+    response
 }
 
 fn sweep(id: &str, state: pb::JobState) -> pb::Sweep {
@@ -312,7 +323,8 @@ impl JobService for Fake {
         let id = request.into_inner().job_id;
         let script = self.0.lock().unwrap();
         let job = script.jobs.iter().find(|job| job.id.starts_with(&id)).cloned();
-        job.map(Response::new).ok_or_else(|| Status::not_found(format!("there is no job `{id}`")))
+        job.map(|job| answer(&script, job))
+            .ok_or_else(|| Status::not_found(format!("there is no job `{id}`")))
     }
 
     async fn list_jobs(
@@ -327,7 +339,7 @@ impl JobService for Fake {
         let next = from + jobs.len();
         let next_page_token = if next < script.jobs.len() { next.to_string() } else { String::new() };
         script.listed.push(request);
-        Ok(Response::new(pb::ListJobsResponse { jobs, next_page_token }))
+        Ok(answer(&script, pb::ListJobsResponse { jobs, next_page_token }))
     }
 
     async fn cancel_job(&self, request: Request<pb::CancelJobRequest>) -> Result<Response<pb::Job>, Status> {

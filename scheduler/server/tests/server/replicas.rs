@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use serde_json::json;
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -12,6 +13,7 @@ use trainyard_proto::pb;
 use trainyard_scheduler::config::Config;
 use trainyard_scheduler::embedded::EmbeddedRedis;
 
+use crate::support::web::Browser;
 use crate::support::{Agent, Scheduler, code, config, log, started, submission};
 
 /// A Redis and a directory of blobs.
@@ -91,6 +93,7 @@ async fn a_standby_answers_reads_and_sends_the_rest_to_the_leader() {
     assert_eq!(agents.unwrap_err().get_details_error_info().unwrap().metadata["leader"], url);
     let agent = Agent::connect(standby.channel(), 1, &[]).await.err().unwrap();
     assert_eq!(agent.get_details_error_info().unwrap().metadata["leader"], url);
+    the_leader_is_named_to_pages(&leader, &standby, &job.id, &url).await;
 
     let services = ["", "trainyard.v1.JobService", "trainyard.v1.AgentService"];
     for (service, expected) in services.into_iter().zip([true, true, false]) {
@@ -107,6 +110,32 @@ async fn a_standby_answers_reads_and_sends_the_rest_to_the_leader() {
     let attempt = agent.assigned().await.attempt;
     assert_eq!(attempt, format!("{}/1", job.id));
     agent.report_acked(&attempt, 1, started()).await;
+}
+
+/// Beside answers that a standby gives, and in those that it refuses.
+async fn the_leader_is_named_to_pages(leader: &Scheduler, standby: &Scheduler, job: &str, url: &str) {
+    let list = "/trainyard.v1.JobService/ListJobs";
+    let (of_leader, of_standby) = (Browser::of(leader), Browser::of(standby));
+    for (browser, named) in [(&of_leader, ""), (&of_standby, url)] {
+        let answer = browser.call(list, &json!({})).await;
+        assert_eq!((answer.status, answer.header("trainyard-leader")), (200, named));
+    }
+    for path in ["/live".to_owned(), format!("/live?job={job}")] {
+        let answer = of_standby.get(&path, &[]).await;
+        assert_eq!((answer.status, answer.header("trainyard-leader")), (503, url));
+        let info = answer.json()["details"].as_array().unwrap().iter().find_map(|detail| {
+            let debug = detail["debug"].clone();
+            (detail["type"] == "google.rpc.ErrorInfo").then_some(debug)
+        });
+        let info = info.unwrap();
+        assert_eq!(
+            (info["reason"].as_str(), info["metadata"]["leader"].as_str()),
+            (Some("NOT_LEADER"), Some(url))
+        );
+    }
+    // A job's events are what is stored.
+    let watch = format!("/trainyard.v1.JobService/WatchJob?jobId={job}");
+    assert_eq!(of_standby.events(&watch, &[]).await.next().await.id, "1");
 }
 
 #[tokio::test]
