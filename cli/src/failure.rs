@@ -171,6 +171,13 @@ fn exit_of(status: &Status) -> Exit {
 /// What helps where something is not there, whatever it is.
 pub const NOT_FOUND_HINT: &str = "`yard jobs` lists the jobs that there are, `yard agents` the agents";
 
+/// What a job has left that is not in the store any more.
+const REMOVED: &str = "ARTIFACT_REMOVED";
+
+fn reason(status: &Status) -> String {
+    status.get_details_error_info().map(|info| info.reason).unwrap_or_default()
+}
+
 fn hint_for(status: &Status, server: &str) -> Option<String> {
     if is_transport(status) {
         let hint = if server.starts_with("http://") && is_here(server) {
@@ -182,6 +189,8 @@ fn hint_for(status: &Status, server: &str) -> Option<String> {
         return Some(hint.into());
     }
     let hint = match status.code() {
+        // It was there: a list of what there is helps nobody.
+        Code::NotFound if reason(status) == REMOVED => return None,
         Code::InvalidArgument => "correct what is named and try again; `--help` lists the options",
         Code::NotFound => NOT_FOUND_HINT,
         Code::PermissionDenied => "the token that was given does not allow this; ask for one that does",

@@ -63,7 +63,7 @@ async fn send_blob(
     mut offset: u64,
     size_bytes: u64,
     messages: mpsc::Sender<Result<pb::DownloadArtifactResponse, Status>>,
-    job: JobId,
+    refusal: impl Fn(&BlobError) -> ApiError,
 ) {
     // The first message tells the size, even of nothing.
     let mut is_first = true;
@@ -72,7 +72,7 @@ async fn send_blob(
             Ok(bytes) => bytes.unwrap_or_default(),
             Err(cause) => {
                 // The reader may be gone.
-                let _ = messages.send(Err(ApiError::disk(job, &cause).into())).await;
+                let _ = messages.send(Err(refusal(&cause).into())).await;
                 return;
             }
         };
@@ -236,8 +236,9 @@ impl ArtifactService for Artifacts {
         let size_bytes = artifact.size_bytes;
         let (messages, stream) = mpsc::channel(BACKLOG);
         let blob = self.0.blobs.read(job, &artifact, offset).await;
-        let blob = blob.map_err(|cause| ApiError::disk(job, &cause))?;
-        self.0.tasks.spawn(send_blob(blob, offset, size_bytes, messages, job));
+        let refusal = move |cause: &BlobError| ApiError::artifact(job, &artifact.name, cause);
+        let blob = blob.map_err(|cause| refusal(&cause))?;
+        self.0.tasks.spawn(send_blob(blob, offset, size_bytes, messages, refusal));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 

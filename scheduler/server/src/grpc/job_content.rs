@@ -135,6 +135,13 @@ impl<'a> JobContent<'a> {
             is_of_job: true,
         };
         self.copy(job, &best, wanted).await.map_err(|error| match error {
+            CopyError::Disk(BlobError::NotFound { .. }) => {
+                let text = format!(
+                    "is `{JOB_WEIGHTS}{text}`: the weights of job {job} were removed from the store; name another job, or \
+                     weights that were pushed"
+                );
+                ApiError::field(field, text)
+            }
             CopyError::Disk(cause) => ApiError::disk(job, &cause),
             CopyError::Push(PushError::Content(cause)) => cause.into(),
             CopyError::Push(error @ PushError::Quota { .. }) => ApiError::DataQuota(error.to_string()),

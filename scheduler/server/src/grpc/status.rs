@@ -12,7 +12,7 @@ use trainyard_scheduler_core::Refusal;
 use trainyard_types::{AgentId, AttemptId, JobId, Violation};
 
 use crate::access::NotOwner;
-use crate::blobs::UploadError;
+use crate::blobs::{BlobError, UploadError};
 use crate::driver::{RequestError, StateView, Unavailable};
 use crate::event_history::HistoryError;
 use crate::objects::is_full;
@@ -65,6 +65,10 @@ pub enum ApiError {
         /// The job whose blob does not fit.
         job: JobId,
     },
+    /// What a job has left is not in the store of blobs any more: somebody has removed it there.
+    Removed { job: JobId, name: String },
+    /// The same of a file of a version.
+    ContentMissing(String),
     /// Something of ours broke; the cause is in the log.
     Internal,
     /// The store is away, or the scheduler is shutting down.
@@ -191,6 +195,15 @@ impl ApiError {
             return Self::DataDiskFull;
         }
         Self::Unavailable("the store of data sets is not available; try again, its log has the cause")
+    }
+
+    /// A job's artifact cannot be read.
+    pub fn artifact(job: JobId, name: &str, cause: &BlobError) -> Self {
+        if !matches!(cause, BlobError::NotFound { .. }) {
+            return Self::disk(job, cause);
+        }
+        warn!(%job, artifact = name, "an artifact is not in the store of blobs any more");
+        Self::Removed { job, name: name.to_owned() }
     }
 
     /// A disk error under a job's blobs.
@@ -361,6 +374,9 @@ fn content_refused(error: &ApiError) -> Option<Status> {
             details.add_quota_failure_violation("data_quota_gib", text.as_str());
             Status::with_error_details(Code::ResourceExhausted, text.as_str(), details)
         }
+        ApiError::ContentMissing(text) => {
+            Status::with_error_details(Code::DataLoss, text.as_str(), details("CONTENT_MISSING", []))
+        }
         ApiError::DataLoss(text) => {
             Status::with_error_details(Code::DataLoss, text.as_str(), details("DATA_LOSS", []))
         }
@@ -397,6 +413,7 @@ fn refusal_of(error: ApiError) -> Status {
         | ApiError::NameTaken { .. }
         | ApiError::DataQuota(_)
         | ApiError::DataLoss(_)
+        | ApiError::ContentMissing(_)
         | ApiError::DataDiskFull => ApiError::Internal.into(),
         ApiError::Invalid(violations) => invalid(violations),
         ApiError::UnusableData(violations) => unusable_data(violations),
@@ -406,6 +423,13 @@ fn refusal_of(error: ApiError) -> Status {
             let reason = format!("{}_NOT_FOUND", kind.to_uppercase());
             let mut details = details(&reason, [(kind, name.clone())]);
             details.set_resource_info(kind, format!("{kind}s/{name}"), "", text.as_str());
+            Status::with_error_details(Code::NotFound, text, details)
+        }
+        ApiError::Removed { job, name } => {
+            let text = format!("`{name}` of job {job} was removed from the store");
+            let metadata = [("job", job.to_string()), ("artifact", name.clone())];
+            let mut details = details("ARTIFACT_REMOVED", metadata);
+            details.set_resource_info("artifact", format!("jobs/{job}/{name}"), "", text.as_str());
             Status::with_error_details(Code::NotFound, text, details)
         }
         ApiError::NotHeld { attempt } => {

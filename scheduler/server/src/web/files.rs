@@ -185,7 +185,7 @@ pub async fn follow(request: Request, next: Next) -> Response {
     let (head, _) = request.into_parts();
     let (opened, part) = match open_part(&file, &head, wanted, &next).await {
         Ok(found) => found,
-        Err(Refused::Call(status)) => return connect_error::answer(&status),
+        Err(Refused::Call(status)) => return refusal(&status),
         Err(Refused::Range(none)) => return no_such_part(none),
     };
     let length = part.map_or(opened.size_bytes, Part::len);
@@ -234,6 +234,16 @@ async fn open_part(
 fn size_of(status: &Status) -> Option<u64> {
     let info = status.get_details_error_info().filter(|info| info.reason == "OFFSET_TOO_LARGE")?;
     info.metadata.get("size_bytes")?.parse().ok()
+}
+
+/// A file that was removed from the store is not found, though to machines that fetch a version it is a loss.
+fn refusal(status: &Status) -> Response {
+    let is_missing = status.get_details_error_info().is_some_and(|info| info.reason == "CONTENT_MISSING");
+    if is_missing {
+        connect_error::answer_as(StatusCode::NOT_FOUND, status)
+    } else {
+        connect_error::answer(status)
+    }
 }
 
 fn no_such_part(none: Unsatisfiable) -> Response {

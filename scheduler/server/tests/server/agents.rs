@@ -157,6 +157,42 @@ async fn a_new_checkpoint_replaces_the_files_of_the_old_one() {
     }
 }
 
+#[tokio::test]
+async fn what_was_removed_from_the_store_is_not_found_whoever_asks() {
+    let scheduler = Scheduler::start().await;
+    let mut agent = scheduler.agent(1, &[]).await;
+    let job = scheduler.submit(submission("")).await.unwrap().id;
+    let attempt = agent.assigned().await.attempt;
+    let best = artifact("weights/best.safetensors", b"best");
+    upload(&scheduler, &attempt, agent.welcome.session, best.clone(), b"best").await.unwrap();
+    agent.report_acked(&attempt, 1, started()).await;
+    let end = ended(pb::attempt::EndReason::Completed, vec![best.clone()]);
+    agent.report_acked(&attempt, 2, end).await;
+    std::fs::remove_dir_all(scheduler.dir.path().join("blobs").join(&job)).unwrap();
+    let told = format!("`weights/best.safetensors` of job {job} was removed from the store");
+    let name = best.name.clone();
+    let by_name = pb::DownloadArtifactRequest { job_id: job.clone(), name, ..Default::default() };
+    for request in [by_name, by_hash(&job, &best)] {
+        let refused = download(&scheduler, request).await.unwrap_err();
+        assert_eq!((refused.code(), refused.message()), (Code::NotFound, told.as_str()));
+        assert_eq!(refused.get_details_error_info().unwrap().reason, "ARTIFACT_REMOVED");
+    }
+    let browser = Browser::of(&scheduler);
+    let path = format!("/files/jobs/{job}/weights/best.safetensors");
+    for headers in [&[][..], &[("range", "bytes=1-")], &[("range", "bytes=-2")]] {
+        let answer = browser.get(&path, headers).await;
+        assert_eq!((answer.status, answer.json()["message"].as_str()), (404, Some(told.as_str())));
+    }
+    // Nor does a job begin from it.
+    let mut next = submission("");
+    let train = next.spec.as_mut().unwrap().train.as_mut().unwrap();
+    train.pretrained = Some(format!("job:{job}"));
+    let refused = scheduler.submit(next).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    let told = format!("the weights of job {job} were removed from the store");
+    assert!(refused.message().contains(&told), "{}", refused.message());
+}
+
 fn pictures(pictures: &[pb::Artifact]) -> pb::report::Report {
     pb::report::Report::PicturesStored(pb::PicturesStored { pictures: pictures.to_vec() })
 }

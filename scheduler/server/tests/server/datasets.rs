@@ -246,6 +246,13 @@ async fn a_browser_gets_a_file_of_a_version_under_its_path() {
     let wrong = browser.get(&format!("{folder}images/%E0%A4%A"), &[]).await;
     assert_eq!((wrong.status, wrong.json()["code"].as_str()), (400, Some("invalid_argument")));
     assert!(wrong.text().contains("percent-encoding"), "{}", wrong.text());
+    // What somebody has removed from the store is not found, and pushing it again helps.
+    std::fs::remove_dir_all(scheduler.dir.path().join("blobs/content/packs")).unwrap();
+    let picture = format!("{folder}images/train/1.jpg");
+    let gone = browser.get(&picture, &[]).await;
+    assert_eq!((gone.status, gone.header("cache-control")), (404, "no-store"));
+    let told = "the content of `images/train/1.jpg` is not in the store any more; push the data set again";
+    assert_eq!(gone.json()["message"], told);
 }
 
 #[tokio::test]

@@ -134,7 +134,8 @@ pub(super) fn size_after(manifest: &Manifest, ranges: &[Range<usize>], offset: u
 impl From<ReadError> for ApiError {
     fn from(error: ReadError) -> Self {
         match error {
-            ReadError::Missing(_) | ReadError::Damaged(_) => Self::DataLoss(error.to_string()),
+            ReadError::Missing(_) => Self::ContentMissing(error.to_string()),
+            ReadError::Damaged(_) => Self::DataLoss(error.to_string()),
             ReadError::Store(cause) => Self::objects(&cause),
         }
     }
