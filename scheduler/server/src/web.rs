@@ -11,6 +11,7 @@ mod files;
 mod framing;
 mod json;
 mod json_body;
+mod json_faults;
 mod leftover;
 mod live;
 mod open_streams;

@@ -123,7 +123,7 @@ fn message_of_query(
     descriptor: &MessageDescriptor,
     query: Option<&str>,
     last: Option<&str>,
-) -> Result<Vec<u8>, messages::Wrong> {
+) -> Result<Vec<u8>, Vec<messages::Wrong>> {
     let mut object = Map::new();
     for (name, text) in pairs(query) {
         let field = descriptor.fields().find(|field| field.name() == name || field.json_name() == name);
@@ -144,7 +144,7 @@ fn message_of_query(
     if let Some(last) = last.filter(|_| descriptor.get_field_by_name(CURSOR).is_some()) {
         object.insert(CURSOR.to_owned(), Value::String(last.to_owned()));
     }
-    messages::encode(descriptor.clone(), Value::Object(object).to_string().as_bytes())
+    messages::encode(descriptor, Value::Object(object).to_string().as_bytes())
 }
 
 /// The parts of a query, decoded.
@@ -240,6 +240,8 @@ mod tests {
         assert_eq!(read("jobId=a%20b&cursor=7&historyOnly=true", None), expected);
         assert_eq!(read("job_id=a+b&cursor=1&history_only=true", Some("7")), expected);
         let wrong = message_of_query(&descriptor, Some("jobs=1"), None).unwrap_err();
-        assert_eq!(wrong.field, "jobs");
+        assert_eq!(wrong[0].field, "jobs");
+        let wrong = message_of_query(&descriptor, Some("job_id=a&cursor=soon"), None).unwrap_err();
+        assert_eq!(wrong[0].text, "is `soon`; give a whole number from 0");
     }
 }

@@ -3,7 +3,10 @@
 
 use prost::Message as _;
 use prost_reflect::{DeserializeOptions, DynamicMessage, MessageDescriptor};
+use serde_json::Value;
 use serde_path_to_error::{Deserializer, Segment, Track};
+
+use super::json_faults;
 
 /// What is wrong with a message, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,8 +19,8 @@ pub struct Wrong {
 /// A message out of JSON, encoded. Nothing at all is a message without fields.
 ///
 /// # Errors
-/// It is no JSON, or no such message; the field is named.
-pub fn encode(descriptor: MessageDescriptor, json: &[u8]) -> Result<Vec<u8>, Wrong> {
+/// It is no JSON, or no such message; each field that is wrong is named.
+pub fn encode(descriptor: &MessageDescriptor, json: &[u8]) -> Result<Vec<u8>, Vec<Wrong>> {
     if json.trim_ascii().is_empty() {
         return Ok(Vec::new());
     }
@@ -25,13 +28,53 @@ pub fn encode(descriptor: MessageDescriptor, json: &[u8]) -> Result<Vec<u8>, Wro
     let mut track = Track::new();
     let tracked = Deserializer::new(&mut deserializer, &mut track);
     let options = DeserializeOptions::new().deny_unknown_fields(true);
-    let read = DynamicMessage::deserialize_with_options(descriptor, tracked, &options);
-    let message = read.map_err(|error| {
-        let field = if error.is_data() { dotted(&track.path()) } else { String::new() };
-        wrong(field, &error.to_string())
-    })?;
-    deserializer.end().map_err(|error| wrong(String::new(), &error.to_string()))?;
+    let read = DynamicMessage::deserialize_with_options(descriptor.clone(), tracked, &options);
+    let message = read.map_err(|error| faults(descriptor, json, &error, &track.path()))?;
+    deserializer.end().map_err(|error| vec![broken(&error)])?;
     Ok(message.encode_to_vec())
+}
+
+/// What is wrong with JSON that is no such message. A path is where the parser gave up.
+fn faults(
+    descriptor: &MessageDescriptor,
+    json: &[u8],
+    error: &serde_json::Error,
+    path: &serde_path_to_error::Path,
+) -> Vec<Wrong> {
+    if !error.is_data() {
+        return vec![broken(error)];
+    }
+    let found = match serde_json::from_slice(json) {
+        Ok(Value::Object(fields)) => json_faults::find(descriptor, &fields),
+        Ok(other) => {
+            let text =
+                format!("is no JSON of this message: it is {}; give an object", json_faults::shown(&other));
+            vec![Wrong { field: String::new(), text }]
+        }
+        // The parser has taken another way through it.
+        Err(_) => Vec::new(),
+    };
+    if !found.is_empty() {
+        return found;
+    }
+    // A field that comes twice, or two of which only one may be given.
+    let text = error.to_string();
+    let text = text.split(" at line ").next().unwrap_or_default().to_owned();
+    let mut field = dotted(path);
+    // A field that may be unset is a oneof of its own.
+    if let Some(name) = text.strip_prefix("multiple fields provided for oneof '_") {
+        join(&mut field, name.trim_end_matches('\''));
+        return vec![Wrong { field, text: "is given twice; give it once".to_owned() }];
+    }
+    if field.is_empty() {
+        return vec![Wrong { field, text: format!("is no JSON of this message: {text}") }];
+    }
+    vec![Wrong { field, text }]
+}
+
+/// No JSON at all, which whoever wrote it finds by line and column.
+fn broken(error: &serde_json::Error) -> Wrong {
+    Wrong { field: String::new(), text: format!("is no JSON of this message: {error}") }
 }
 
 /// An encoded message as JSON; `None` where the bytes are none.
@@ -61,22 +104,6 @@ fn join(path: &mut String, name: &str) {
     path.push_str(name);
 }
 
-/// In our words: a field that is not there is named like one that is wrong.
-fn wrong(mut field: String, error: &str) -> Wrong {
-    let unknown = error.strip_prefix("unrecognized field name '").and_then(|rest| rest.split_once('\''));
-    if let Some((name, _)) = unknown {
-        // The path has the name already where its value was looked at.
-        if field != name && !field.ends_with(&format!(".{name}")) {
-            join(&mut field, name);
-        }
-        let text = "is no field of this message; look at its description by reflection, or in the reference";
-        return Wrong { field, text: text.to_owned() };
-    }
-    let text =
-        if field.is_empty() { format!("is no JSON of this message: {error}") } else { error.to_owned() };
-    Wrong { field, text }
-}
-
 #[cfg(test)]
 mod tests {
     use trainyard_proto::pb;
@@ -93,13 +120,13 @@ mod tests {
         for text in
             [r#"{"requestId":"a","spec":{"maxRetries":2}}"#, r#"{"request_id":"a","spec":{"max_retries":2}}"#]
         {
-            let bytes = encode(submission(), text.as_bytes()).unwrap();
+            let bytes = encode(&submission(), text.as_bytes()).unwrap();
             let message = pb::SubmitJobRequest::decode(bytes.as_slice()).unwrap();
             assert_eq!((message.request_id.as_str(), message.spec.unwrap().max_retries), ("a", Some(2)));
             let json = String::from_utf8(decode(submission(), &bytes).unwrap()).unwrap();
             assert_eq!(json, r#"{"requestId":"a","spec":{"maxRetries":2}}"#);
         }
-        assert_eq!(encode(submission(), b" \n"), Ok(Vec::new()));
+        assert_eq!(encode(&submission(), b" \n"), Ok(Vec::new()));
     }
 
     #[test]
@@ -107,15 +134,16 @@ mod tests {
         let table = [
             (r#"{"spec":{"train":{"epochs":"many"}}}"#, "spec.train.epochs"),
             (r#"{"spec":{"train":{"epoch":3}}}"#, "spec.train.epoch"),
-            (r#"{"spec":{"resources":{"gpuModels":["a",3]}}}"#, "spec.resources.gpuModels[1]"),
+            (r#"{"spec":{"resources":{"gpuModels":["a",3]}}}"#, "spec.resources.gpu_models[1]"),
+            (r#"{"spec":{"maxRetries":1,"maxRetries":2}}"#, "spec.max_retries"),
             (r#"{"nothing":1}"#, "nothing"),
             (r#"{"spec":"#, ""),
             ("[]", ""),
             ("{} {}", ""),
         ];
         for (text, field) in table {
-            let wrong = encode(submission(), text.as_bytes()).unwrap_err();
-            assert_eq!(wrong.field, field, "{text}: {}", wrong.text);
+            let wrong = encode(&submission(), text.as_bytes()).unwrap_err();
+            assert_eq!((wrong.len(), wrong[0].field.as_str()), (1, field), "{text}: {wrong:?}");
         }
     }
 }

@@ -56,8 +56,7 @@ impl HttpBody for JsonBody {
                 }
                 None => {
                     self.body = None;
-                    let message =
-                        json::encode(self.message.clone(), &self.come).map_err(|wrong| invalid(&wrong));
+                    let message = json::encode(&self.message, &self.come).map_err(|wrong| invalid(&wrong));
                     let frame =
                         message.and_then(|message| framed(&message).ok_or_else(|| too_long(self.limit)));
                     return Poll::Ready(Some(frame.map(Frame::data)));
@@ -74,10 +73,15 @@ fn too_long(limit: usize) -> Status {
 }
 
 /// The refusal of a message that is none.
-pub fn invalid(wrong: &Wrong) -> Status {
-    let Wrong { field, text } = wrong;
+pub fn invalid(wrong: &[Wrong]) -> Status {
+    let named = |wrong: &Wrong| if wrong.field.is_empty() { "body".to_owned() } else { wrong.field.clone() };
+    let sentences: Vec<String> = wrong.iter().map(|one| format!("{}: {}", named(one), one.text)).collect();
+    let text = match sentences.as_slice() {
+        [only] => only.clone(),
+        several => format!("{} fields are wrong: {}", several.len(), several.join("; ")),
+    };
     let mut more: ErrorDetails = details("INVALID_ARGUMENT", []);
-    let named = if field.is_empty() { "body" } else { field };
-    more.set_bad_request(vec![tonic_types::FieldViolation::new(named, text.as_str())]);
-    Status::with_error_details(Code::InvalidArgument, format!("{named}: {text}"), more)
+    let violations = wrong.iter().map(|one| tonic_types::FieldViolation::new(named(one), one.text.as_str()));
+    more.set_bad_request(violations.collect::<Vec<_>>());
+    Status::with_error_details(Code::InvalidArgument, text, more)
 }

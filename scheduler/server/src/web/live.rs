@@ -43,7 +43,7 @@ impl Live {
         let header = events::last_event(request.headers()).map(str::to_owned);
         let mut place = match Place::parse(request.uri().query(), header) {
             Ok(place) => place,
-            Err(wrong) => return connect_error::answer(&invalid(&wrong)),
+            Err(wrong) => return connect_error::answer(&invalid(&[wrong])),
         };
         let method = descriptors::method(METHOD).expect("the protocol has it");
         unary::turn_to(&mut request, METHOD);

@@ -31,6 +31,19 @@ async fn a_job_is_submitted_and_listed_by_json_as_by_grpc() {
 }
 
 #[tokio::test]
+async fn on_an_open_cluster_a_page_says_whose_its_jobs_are_as_other_clients_do() {
+    let scheduler = Scheduler::start().await;
+    let browser = Browser::of(&scheduler);
+    let headers = [("content-type", "application/json"), ("trainyard-user", "ada")];
+    let answer = browser.send("POST", SUBMIT, &headers, &json!({ "spec": spec() }).to_string()).await;
+    assert_eq!(answer.json()["job"]["user"], "ada", "{}", answer.text());
+    let headers = [("content-type", "application/json"), ("trainyard-user", "")];
+    let answer = browser.send("POST", SUBMIT, &headers, &json!({ "spec": spec() }).to_string()).await;
+    assert_eq!(answer.status, 400);
+    assert!(answer.text().contains("metadata[trainyard-user]"), "{}", answer.text());
+}
+
+#[tokio::test]
 async fn what_is_wrong_is_told_by_code_sentence_and_field() {
     let scheduler = Scheduler::start().await;
     let browser = Browser::of(&scheduler);
@@ -47,6 +60,12 @@ async fn what_is_wrong_is_told_by_code_sentence_and_field() {
     let answer = browser.call(SUBMIT, &json!({ "spec": { "train": { "epochs": "many" } } })).await;
     assert_eq!((answer.status, answer.json()["code"].as_str()), (400, Some("invalid_argument")));
     assert_eq!(violations(&answer), ["spec.train.epochs"]);
+    let wrong = json!({ "timeLimit": "abc", "train": { "epochs": -1, "epoch": 3 } });
+    let answer = browser.call(SUBMIT, &json!({ "spec": wrong })).await;
+    assert_eq!(violations(&answer), ["spec.time_limit", "spec.train.epoch", "spec.train.epochs"]);
+    let told = answer.json()["message"].as_str().unwrap().to_owned();
+    assert!(told.contains("spec.train.epochs: is -1; give a whole number from 0"), "{told}");
+    assert!(told.contains("spec.time_limit: is `abc`; give a duration such as \"5400s\""), "{told}");
     // Not the form, but what it says.
     let mut wrong = spec();
     wrong["train"]["epochs"] = json!(0);
@@ -100,8 +119,9 @@ async fn who_may_not_call_is_refused_before_anything_is_read() {
     let headers = [("content-type", "application/json"), ("authorization", bearer.as_str())];
     let answer = browser.send("POST", SUBMIT, &headers, &json!({ "spec": spec() }).to_string()).await;
     assert_eq!(answer.json()["job"]["user"], "ada", "{}", answer.text());
-    let told = scheduler.audit_of("JobService/SubmitJob", 1).await;
-    assert!(told.iter().any(|event| event.caller == "ada" && event.target == answer.json()["jobId"]));
+    // The one that was refused is told as well, and before.
+    let is_it = |event: &pb::AuditEvent| event.caller == "ada" && event.target == answer.json()["jobId"];
+    while !scheduler.audit_of("JobService/SubmitJob", 1).await.iter().any(is_it) {}
 }
 
 #[tokio::test]
