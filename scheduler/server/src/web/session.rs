@@ -14,6 +14,7 @@ use prost::Message as _;
 use serde::Deserialize;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
+use trainyard_access::TOKEN_START;
 use trainyard_proto::pb;
 
 use super::open_streams::OpenStreams;
@@ -60,10 +61,16 @@ async fn log_in(request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let body = Limited::new(body, MOST_BYTES).collect().await.map(http_body_util::Collected::to_bytes);
     let login = body.ok().and_then(|body| serde_json::from_slice::<Login>(&body).ok());
-    let bearer = login.as_ref().and_then(|login| bearer(login.token.trim()));
-    let (Some(login), Some(bearer)) = (login, bearer) else {
+    let Some(login) = login else {
         let text = "the body is no `{\"token\": …}` with a token as `yard token create` prints it";
         return connect_error::answer(&status(Code::InvalidArgument, text, "INVALID_ARGUMENT"));
+    };
+    let bearer = bearer(login.token.trim()).filter(|_| login.token.trim().starts_with(TOKEN_START));
+    let Some(bearer) = bearer else {
+        let text = format!(
+            "this is not a token; a token begins with `{TOKEN_START}`, and has letters, digits and dots alone"
+        );
+        return connect_error::answer(&status(Code::InvalidArgument, &text, "NO_TOKEN"));
     };
     let mut asked = Request::from_parts(parts, Body::empty());
     unary::turn_to(&mut asked, WHO_AM_I);

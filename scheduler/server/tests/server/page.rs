@@ -73,6 +73,17 @@ async fn whoever_logs_in_gets_a_cookie_that_is_good_for_calls_of_the_own_page_al
     assert_eq!(browser.send("POST", "/session", &[JSON], &login).await.status, 403);
     let cross = [JSON, ("sec-fetch-site", "cross-site")];
     assert_eq!(browser.send("POST", "/session", &cross, &login).await.status, 403);
+    // A wrong body and a wrong token are not the same.
+    for (body, told) in [
+        (json!({ "token": "hunter2" }), "this is not a token; a token begins with `ty1.`"),
+        (json!({ "token": "ty1.ü" }), "this is not a token; a token begins with `ty1.`"),
+        (json!({ "token": "" }), "this is not a token; a token begins with `ty1.`"),
+        (json!({ "tokens": [] }), "the body is no `{\"token\": …}`"),
+    ] {
+        let answer = browser.send("POST", "/session", &[JSON, OWN], &body.to_string()).await;
+        assert_eq!(answer.status, 400, "{body}");
+        assert!(answer.json()["message"].as_str().unwrap().starts_with(told), "{}", answer.text());
+    }
     let answer = browser.send("POST", "/session", &[JSON, OWN], &login).await;
     assert_eq!((answer.status, answer.json()["user"].as_str()), (200, Some("ada")), "{}", answer.text());
     let set = answer.header("set-cookie").to_owned();
