@@ -64,6 +64,38 @@ fn a_drained_agents_job_goes_elsewhere_and_none_comes_until_it_is_resumed() {
 }
 
 #[test]
+fn what_holds_for_several_gpus_of_a_machine_is_said_once() {
+    let gpus = |names: &[&str]| -> Vec<Gpu> {
+        let of = |(index, name)| Gpu { index, ..rtx_5070(name) };
+        (0..).zip(names.iter().copied()).map(of).collect()
+    };
+    let why = |world: &World| world.core.waiting(world.now, world.record(1).id).unwrap().reason;
+    let mut world = World::new();
+    world.connect(hello(1, gpus(&["a", "b", "c"]), 0, vec![]));
+    world.connect(hello(2, gpus(&["d", "e"]), 0, vec![]));
+    for number in 1..=2 {
+        drain(&mut world, number, true);
+    }
+    world.submit(1, spec());
+    assert_eq!(
+        why(&world),
+        "the only GPUs that would do are drained: all 3 GPUs of `lab-1`, `yard resume lab-1` takes it back into use; both \
+         GPUs of `lab-2`, `yard resume lab-2` takes it back into use"
+    );
+    // What differs is said of each.
+    let mut world = World::new();
+    let [a, b, c] = <[Gpu; 3]>::try_from(gpus(&["a", "b", "c"])).unwrap();
+    world.connect(hello(1, vec![c.clone(), b.clone(), a.clone()], 0, vec![]));
+    for (gpu, seconds) in [(&a, 3600), (&b, 7200), (&c, 3600)] {
+        reserve(&mut world, 1, gpu, seconds);
+    }
+    world.submit(1, spec());
+    let reason = why(&world);
+    assert!(reason.contains("are reserved: GPUs 0 and 2 of `lab-1`, until "), "{reason}");
+    assert!(reason.contains("; GPU 1 of `lab-1`, until ") && !reason.contains("and 1 more"), "{reason}");
+}
+
+#[test]
 fn an_agent_that_was_told_to_hand_over_a_job_on_two_gpus_has_both_back_when_it_is_resumed() {
     let mut world = World::new();
     world.connect(hello(1, vec![rtx_5070("a"), rtx_5070("b")], 0, vec![]));
