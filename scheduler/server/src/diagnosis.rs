@@ -31,6 +31,8 @@ const HEAT: [&str; 4] = ["thermal", "hardware_thermal", "hardware_slowdown", "po
 pub enum Bound {
     /// Nothing is known yet.
     Unknown,
+    /// Nothing will be: it ended before.
+    EndedTooSoon,
     /// The GPU, or the processor, computes all the time.
     Gpu,
     /// Decoding and augmentation.
@@ -50,6 +52,7 @@ impl Bound {
     pub const fn headline(self) -> &'static str {
         match self {
             Self::Unknown => "Not known yet.",
+            Self::EndedTooSoon => "Not known: it ended too soon.",
             Self::Gpu => "It computes all the time: nothing holds it up.",
             Self::Loader => "It waits for images: decoding and augmentation are too slow.",
             Self::Disk => "It waits for images: they are read and decoded anew each time.",
@@ -63,6 +66,8 @@ impl Bound {
 /// What is known of a job and its GPU.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Evidence {
+    /// Whether the job is over.
+    pub is_over: bool,
     /// Whether it trains on a GPU.
     pub on_gpu: bool,
     /// Of the newest attempt's trainer; 0 when nothing was told.
@@ -149,6 +154,14 @@ fn total(phases: &Phases) -> f64 {
 
 /// Concludes from what is known.
 pub fn diagnose(evidence: &Evidence) -> Diagnosis {
+    if evidence.images_per_second <= 0.0 && evidence.is_over {
+        return Diagnosis {
+            bound: Bound::EndedTooSoon,
+            findings: vec!["It ended before it had trained for long enough to say.".to_owned()],
+            advice: Vec::new(),
+            figures: BTreeMap::new(),
+        };
+    }
     if evidence.images_per_second <= 0.0 {
         return Diagnosis {
             bound: Bound::Unknown,
@@ -280,7 +293,7 @@ fn advice(bound: Bound, evidence: &Evidence, seen: &Seen) -> Vec<String> {
     let workers = evidence.workers;
     let more = (workers * 2).max(8);
     let lines: Vec<String> = match bound {
-        Bound::Unknown => Vec::new(),
+        Bound::Unknown | Bound::EndedTooSoon => Vec::new(),
         Bound::Gpu if evidence.on_gpu => vec![
             "Nothing holds the GPU up; a faster GPU, a smaller model or a smaller `imgsz` makes it faster."
                 .to_owned(),
@@ -288,7 +301,7 @@ fn advice(bound: Bound, evidence: &Evidence, seen: &Seen) -> Vec<String> {
         Bound::Gpu => {
             vec!["The processor computes all the time; on a GPU it would train many times faster.".to_owned()]
         }
-        Bound::Loader if evidence.epoch <= 1 && evidence.cache.is_some() => vec![
+        Bound::Loader if evidence.epoch <= 1 && evidence.cache.is_some() && !evidence.is_over => vec![
             "This is the first epoch, in which each image is decoded and kept; look again in the second one."
                 .to_owned(),
             format!("If it still waits then, set `workers: {more}` (it has {workers})."),

@@ -65,6 +65,12 @@ fn each_kind_of_bound_is_told_by_what_it_looks_like() {
         ("at its power limit", Evidence { samples: powered, ..busy() }, Bound::Gpu, "Nothing holds"),
         ("few workers", slow_loader(Cache::Disk, 3), Bound::Loader, "Set `workers: 16` (it has 8)"),
         ("the first epoch", slow_loader(Cache::Disk, 1), Bound::Loader, "This is the first epoch"),
+        (
+            "a first epoch that was the last",
+            Evidence { is_over: true, ..slow_loader(Cache::Disk, 1) },
+            Bound::Loader,
+            "Set `workers: 16` (it has 8)",
+        ),
         ("no cache", slow_loader(Cache::None, 3), Bound::Disk, "Set `cache: disk`"),
         ("heat", Evidence { samples: hot, ..busy() }, Bound::Throttled, "Cool the GPU"),
         (
@@ -104,6 +110,16 @@ fn each_kind_of_bound_is_told_by_what_it_looks_like() {
         assert!(diagnosis.advice[0].starts_with(first), "{what}: {:?}", diagnosis.advice);
         assert!(!diagnosis.findings.is_empty(), "{what}");
     }
+}
+
+#[test]
+fn nobody_is_told_to_ask_again_about_a_job_that_is_over() {
+    let diagnosis = diagnose(&Evidence { is_over: true, ..Evidence::default() });
+    assert_eq!(diagnosis.bound.headline(), "Not known: it ended too soon.");
+    assert_eq!(diagnosis.findings, ["It ended before it had trained for long enough to say."]);
+    assert_eq!(diagnosis.advice, [""; 0]);
+    // What it has trained until then still tells something.
+    assert_eq!(diagnose(&Evidence { is_over: true, ..busy() }).bound, Bound::Gpu);
 }
 
 #[test]

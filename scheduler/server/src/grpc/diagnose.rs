@@ -48,12 +48,13 @@ pub async fn diagnose_job(
 
 fn gather(state: &StateView<'_>, record: &JobRecord) -> (Evidence, Option<GpuSpan>) {
     let Some(attempt) = record.attempts.iter().rev().find(|attempt| attempt.started.is_some()) else {
-        return (Evidence::default(), None);
+        return (Evidence { is_over: record.state.is_final(), ..Evidence::default() }, None);
     };
     let train = &record.full_spec().train;
     let progress = record.progress.as_deref().cloned().unwrap_or_default();
     let setup = attempt.setup.clone().unwrap_or_default();
     let evidence = Evidence {
+        is_over: record.state.is_final(),
         on_gpu: record.spec.resources.device == DeviceKind::Gpu,
         images_per_second: progress.images_per_second,
         loader_wait_ratio: progress.loader_wait_ratio,
@@ -96,7 +97,7 @@ fn on_gpu(
 
 fn message(diagnosis: Diagnosis) -> pb::Diagnosis {
     let bound = match diagnosis.bound {
-        Bound::Unknown => pb::diagnosis::Bound::Unknown,
+        Bound::Unknown | Bound::EndedTooSoon => pb::diagnosis::Bound::Unknown,
         Bound::Gpu => pb::diagnosis::Bound::Card,
         Bound::Loader => pb::diagnosis::Bound::Loader,
         Bound::Disk => pb::diagnosis::Bound::Disk,
