@@ -252,10 +252,39 @@ def test_a_standby_leads_to_the_leader_and_shows_the_page_once_it_leads_itself(
 ) -> None:
     """The link shows the same view there."""
     first, second = pair
+    page.goto(second.url)
+    told = page.get_by_role("alert")
+    expect(told).to_have_text(f"This scheduler stands by. The leader is {first.url}")
+    # It knows of no machine, which is not that there are none.
+    expect(page.locator(".figures")).to_have_count(0)
     page.goto(f"{second.url}/jobs?state=failed")
-    link = page.get_by_role("alert").get_by_role("link", name=first.url)
+    link = told.get_by_role("link", name=first.url)
     expect(link).to_have_attribute("href", f"{first.url}/jobs?state=failed")
     first.kill("scheduler")
     expect(page.get_by_role("heading", name="Queue")).to_be_visible()
     expect(page.get_by_text("live", exact=True)).to_be_visible()
+    complaints[:] = [text for text in complaints if "net::ERR_" not in text and "status of 503" not in text]
+
+
+@pytest.mark.parametrize("leader", ["itself", "", "javascript:alert(1)"])
+def test_where_the_leader_is_at_no_other_address_it_is_only_asked_again(
+    page: Page, lab: Lab, complaints: Complaints, leader: str
+) -> None:
+    """As behind one name for all schedulers, and while none leads yet."""
+    where = {"leader": lab.url if leader == "itself" else leader}
+    refusal = {
+        "code": "unavailable",
+        "message": "this scheduler stands by",
+        "details": [{"type": "google.rpc.ErrorInfo", "debug": {"reason": "NOT_LEADER", "metadata": where}}],
+    }
+    page.route("**/live", lambda route: route.abort())
+    page.route("**/*/ListAgents", lambda route: route.fulfill(status=503, json=refusal))
+    page.goto(lab.url)
+    expect(page.get_by_role("alert")).to_have_text("This scheduler stands by. It is asked again until one leads.")
+    expect(page.get_by_role("alert").get_by_role("link")).to_have_count(0)
+    expect(page.locator(".figures")).to_have_count(0)
+    page.unroute("**/live")
+    page.unroute("**/*/ListAgents")
+    expect(machine(page, "lab-1")).to_be_visible()
+    expect(page.get_by_role("alert")).to_have_count(0)
     complaints[:] = [text for text in complaints if "net::ERR_" not in text and "status of 503" not in text]

@@ -29,6 +29,11 @@ export class ApiError extends Error {
     return this.details.map((detail) => detail.debug?.metadata?.leader).find(Boolean) || "";
   }
 
+  /** Whether another scheduler leads, or will. */
+  get isStandby() {
+    return this.reason === "NOT_LEADER";
+  }
+
   /** Whether a token would help: none that counts came, or so many wrong ones that the scheduler looks at no more. */
   get needsLogin() {
     return this.code === "unauthenticated" || this.reason === "TOO_MANY_WRONG_TOKENS";

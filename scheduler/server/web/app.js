@@ -2,7 +2,7 @@
 /** How the page is put together: who looks at it, and which view they see. */
 import { ApiError, Unreachable, call, onSession, setUnauthenticated } from "./api.js";
 import { later } from "./later.js";
-import { Layout, Leader } from "./layout.js";
+import { Layout, Trouble } from "./layout.js";
 import { start, stop } from "./live.js";
 import { Login } from "./login.js";
 import { setRoutes, useRoute } from "./router.js";
@@ -94,7 +94,7 @@ function App() {
 
   if (why !== null) return html`<${Login} why=${why} onLoggedIn=${enter} />`;
   if (caller === undefined) return html`<header class="bar"><span class="brand">Trainyard</span></header>
-    ${trouble && html`<p class="notice" role="alert">${trouble.message} <${Leader} error=${trouble} /></p>`}`;
+    ${trouble && html`<${Trouble} error=${trouble} />`}`;
   const shown = route
     ? html`<${route.view} key=${path} params=${params} query=${query} caller=${caller} />`
     : html`<h1>No such page</h1><p class="muted">There is no view at ${path}.</p>`;

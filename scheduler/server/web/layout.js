@@ -59,16 +59,24 @@ function Notes() {
     ${notes.map(
       (/** @type {any} */ one) => html`<div class=${`note ${one.kind}`} key=${one.id}>
         <span>${one.text}</span>
-        <button type="button" class="plain" aria-label="Close" onClick=${() => drop(one.id)}>×</button>
+        <button type="button" class="plain" aria-label=${`Close: ${one.text}`} onClick=${() => drop(one.id)}>×</button>
       </div>`,
     )}
   </div>`;
 }
 
-/** Leads to the same view of the scheduler that leads. @param {{ error: Error }} props */
-export function Leader({ error }) {
-  const leader = error instanceof ApiError ? error.leader : "";
-  return leader && html`<a href=${leader + location.pathname + location.search}>${leader}</a>`;
+/** The same view of the scheduler that leads; null where that is nowhere else. @param {string} leader */
+function there(leader) {
+  const base = URL.canParse(leader) ? new URL(leader) : null;
+  if (!base || !/^https?:$/.test(base.protocol) || base.origin === location.origin) return null;
+  return new URL(location.pathname + location.search, base).href;
+}
+
+/** Why nothing is told; of a standby, who leads. @param {{ error: Error }} props */
+export function Trouble({ error }) {
+  if (!(error instanceof ApiError && error.isStandby)) return html`<p class="notice" role="alert">${error.message}</p>`;
+  const to = there(error.leader);
+  return html`<p class="notice" role="alert">This scheduler stands by. ${to ? html`The leader is <a href=${to}>${error.leader}</a>` : "It is asked again until one leads."}</p>`;
 }
 
 /** How the page hears of the cluster. */
@@ -107,7 +115,7 @@ export function Layout({ caller, path, onLoggedOut, children }) {
       html`<span class="who" title=${(caller.role || "").toLowerCase()}>${caller.user}</span>
         <button type="button" class="plain" onClick=${leave}>Log out</button>`}
     </header>
-    ${link.why && html`<p class="notice" role="alert">${link.why.message} <${Leader} error=${link.why} /></p>`}
+    ${link.why && html`<${Trouble} error=${link.why} />`}
     <main id="main" tabindex="-1">${children}</main>
     <${Notes} />
   `;

@@ -5,8 +5,10 @@ import { attempt } from "../layout.js";
 import { put, useCluster } from "../live.js";
 import { gib, span } from "../units.js";
 import { html, useMemo } from "../vendor/preact.js";
+import { confirm } from "./confirm.js";
 import { Gpu, Pill, Running, useHistory } from "./gpu.js";
 import { RUNS, useJobsThatGoOn } from "./job_lists.js";
+import { jobName } from "./job_parts.js";
 
 /** @type {Map<string, any>} */
 const NONE = new Map();
@@ -16,6 +18,15 @@ const mayOrder = (caller) => !caller.role || caller.role === "ADMIN" || caller.r
 
 /** Gives an order; its answer is the machine as it is then. @param {string} method @param {object} message */
 const order = (method, message) => attempt(async () => put(await call(`ClusterService/${method}`, message)));
+
+/**
+ * Whether somebody wants jobs to leave where they run; nobody is asked where none does.
+ * @param {string} question @param {string} action @param {any[]} places GPUs and slots. @param {Map<string, any>} jobs
+ */
+async function mayLeave(question, action, places, jobs) {
+  const names = places.flatMap(({ jobId }) => (jobId ? [jobName(jobs.get(jobId) || { id: jobId })] : []));
+  return !names.length || confirm(`${question} ${names.join(", ")} will be saved and go elsewhere.`, action);
+}
 
 /** @param {{ caller: any }} props */
 export function Cluster({ caller }) {
@@ -32,15 +43,17 @@ export function Cluster({ caller }) {
     ["busy", count((status) => status === "busy")],
     ["taking no job", count((status) => status !== "free" && status !== "busy")],
   ];
+  // Until somebody tells of machines there are not none, but nobody knows.
+  const isKnown = machines.length > 0 || link.state === "live";
   return html`
     <div class="head">
       <h1>Cluster</h1>
-      <dl class="figures">
+      ${isKnown &&
+      html`<dl class="figures">
         ${figures.map(([name, value]) => html`<div key=${name}><dd>${value}</dd><dt>${name}</dt></div>`)}
-      </dl>
+      </dl>`}
     </div>
-    ${!machines.length &&
-    html`<p class="muted empty">${link.state === "live" ? "No machine has joined yet." : ""}</p>`}
+    ${isKnown && !machines.length && html`<p class="muted empty">No machine has joined yet.</p>`}
     ${machines.map(
       (machine) => html`<${Machine} key=${machine.id} machine=${machine} jobs=${jobs} mayOrder=${mayOrder(caller)} />`,
     )}
@@ -56,6 +69,13 @@ function Machine({ machine, jobs, mayOrder: may }) {
   const seen = isAway && machine.lastSeenTime ? (Date.now() - Date.parse(machine.lastSeenTime)) / 1000 : 0;
   /** @type {string[]} */
   const notices = machine.notices || [];
+  const drain = async () => {
+    if (await mayLeave(`Drain ${machine.name}?`, "Drain it", [...gpus, ...slots], jobs)) order("DrainAgent", { agent: machine.id });
+  };
+  const reserve = async (/** @type {any} */ gpu, /** @type {string} */ span) => {
+    const question = `Reserve GPU ${gpu.index || 0} of ${machine.name}?`;
+    if (await mayLeave(question, "Reserve it", [gpu], jobs)) order("ReserveGpus", { agent: machine.id, gpus: [gpu.uuid], span });
+  };
   const facts = [
     machine.memoryTotalMib && `${gib(machine.memoryTotalMib)} GiB memory`,
     machine.driverVersion && `driver ${machine.driverVersion}`,
@@ -69,13 +89,13 @@ function Machine({ machine, jobs, mayOrder: may }) {
       <span class="grow"></span>
       ${may &&
       (machine.drained
-        ? html`<button type="button" onClick=${() => order("ResumeAgent", { agent: machine.id })}>Resume</button>`
-        : html`<button type="button" onClick=${() => order("DrainAgent", { agent: machine.id })}>Drain</button>`)}
+        ? html`<button type="button" aria-label=${`Resume ${machine.name}`} onClick=${() => order("ResumeAgent", { agent: machine.id })}>Resume</button>`
+        : html`<button type="button" aria-label=${`Drain ${machine.name}`} onClick=${drain}>Drain</button>`)}
     </header>
     ${notices.map((text) => html`<p class="notice" key=${text}>${text}</p>`)}
     <ul class="tiles">
       ${gpus.map(
-        (/** @type {any} */ gpu) => html`<${Gpu} key=${gpu.uuid} gpu=${gpu} machine=${machine} may=${may} order=${order}
+        (/** @type {any} */ gpu) => html`<${Gpu} key=${gpu.uuid} gpu=${gpu} machine=${machine} may=${may} order=${order} reserve=${reserve}
           job=${jobs.get(gpu.jobId)} history=${history.get(gpu.uuid) || []} />`,
       )}
       ${slots.map(
