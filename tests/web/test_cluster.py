@@ -52,6 +52,44 @@ def test_a_machine_is_drained_and_resumed_by_a_click(page: Page, lab: Lab) -> No
     expect(shown.locator("header .pill")).to_have_count(0)
 
 
+def test_jobs_leave_only_when_that_is_confirmed(page: Page, lab: Lab) -> None:
+    """Where one drains and reserves; they are named."""
+    job = lab.submit("to be thrown off", gpuModels=["5070"])
+    page.goto(lab.url)
+    tile = machine(page, "lab-2").get_by_role("listitem").filter(has_text="to be thrown off")
+    expect(tile.locator(".pill")).to_have_text("busy")
+    page.get_by_role("button", name="Drain lab-2", exact=True).click()
+    dialog = page.get_by_role("dialog", name="Drain lab-2? to be thrown off will be saved and go elsewhere.")
+    assert axe(page) == []
+    dialog.get_by_role("button", name="Back").click()
+    tile.get_by_label("Orders for GPU").click()
+    tile.get_by_role("button", name="of lab-2 for 2 hours").click()
+    page.get_by_role("dialog", name="to be thrown off will be saved").press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    shown = lab.machine("lab-2")
+    assert not shown.get("drained")
+    assert not any("reservedUntil" in one for one in shown["gpus"])
+    page.get_by_role("button", name="Drain lab-2", exact=True).click()
+    dialog.get_by_role("button", name="Drain it").click()
+    expect(machine(page, "lab-2").locator("header .pill")).to_have_text("drained")
+    lab.call("JobService/CancelJob", {"jobId": job})
+    page.get_by_role("button", name="Resume lab-2", exact=True).click()
+    expect(machine(page, "lab-2").locator("header .pill")).to_have_count(0)
+
+
+def test_no_two_buttons_of_the_cluster_have_one_name(page: Page, lab: Lab) -> None:
+    """Whoever hears them knows of which machine and GPU they are, in menus as well."""
+    page.goto(lab.url)
+    for menu in page.locator("summary").all():
+        menu.click()
+    expect(page.get_by_role("button", name="for 1 week")).to_have_count(1)
+    page.locator("details").evaluate_all("all => all.forEach(one => (one.open = true))")
+    expect(page.get_by_role("button", name="for 1 week")).to_have_count(8)
+    names = re.findall(r'button "([^"]+)"', page.locator("main").aria_snapshot())
+    assert len(names) > 40
+    assert sorted(set(names)) == sorted(names)
+
+
 def test_a_gpu_is_reserved_and_released_by_keyboard(page: Page, lab: Lab) -> None:
     """The menu of a tile opens, closes and orders without a mouse."""
     page.goto(lab.url)

@@ -156,6 +156,7 @@ export function Running({ id, job }) {
   </div>`;
 }
 
+/** @type {[string, number][]} */
 const SPANS = [
   ["1 hour", 3600],
   ["2 hours", 7200],
@@ -164,8 +165,11 @@ const SPANS = [
   ["1 week", 604800],
 ];
 
-/** What one may order of a GPU. @param {{ gpu: any, machine: any, order: (method: string, message: object) => Promise<any> }} props */
-function Orders({ gpu, machine, order }) {
+/**
+ * What one may order of a GPU.
+ * @param {{ gpu: any, machine: any, order: (method: string, message: object) => Promise<any>, reserve: (gpu: any, span: string) => void }} props
+ */
+function Orders({ gpu, machine, order, reserve }) {
   const menu = useRef(/** @type {HTMLDetailsElement | null} */ (null));
   useEffect(() => {
     const close = (/** @type {Event} */ event) => {
@@ -184,36 +188,41 @@ function Orders({ gpu, machine, order }) {
       removeEventListener("keydown", close);
     };
   }, []);
+  const close = () => void (menu.current && (menu.current.open = false));
   const give = (/** @type {string} */ method, /** @type {object} */ message) => {
-    if (menu.current) menu.current.open = false;
+    close();
     order(method, { agent: machine.id, ...message });
   };
-  const gpus = [gpu.uuid];
+  const hold = (/** @type {number} */ length) => {
+    close();
+    reserve(gpu, `${length}s`);
+  };
+  const which = `GPU ${gpu.index || 0} of ${machine.name}`;
   const cause = gpu.unavailable?.cause;
   return html`<details class="menu" ref=${menu}>
-    <summary aria-label=${`Orders for GPU ${gpu.index || 0} of ${machine.name}`}>⋯</summary>
+    <summary aria-label=${`Orders for ${which}`}>⋯</summary>
     <div class="choices">
       ${gpu.reservedUntil
-        ? html`<button type="button" onClick=${() => give("ReleaseGpus", { gpus })}>Release</button>`
+        ? html`<button type="button" aria-label=${`Release ${which}`} onClick=${() => give("ReleaseGpus", { gpus: [gpu.uuid] })}>Release</button>`
         : html`<p class="muted small">Reserve for</p>
             ${SPANS.map(
-              ([name, length]) => html`<button type="button" key=${name} onClick=${() => give("ReserveGpus", { gpus, span: `${length}s` })}>${name}</button>`,
+              ([name, length]) => html`<button type="button" key=${name} aria-label=${`Reserve ${which} for ${name}`} onClick=${() => hold(length)}>${name}</button>`,
             )}`}
       ${(cause === "QUARANTINED" || cause === "QUICK_ENDS") &&
-      html`<button type="button" onClick=${() => give("ClearGpu", { gpu: gpu.uuid })}>Clear: try it again</button>`}
+      html`<button type="button" aria-label=${`Clear: try it again, ${which}`} onClick=${() => give("ClearGpu", { gpu: gpu.uuid })}>Clear: try it again</button>`}
     </div>
   </details>`;
 }
 
-/** @param {{ gpu: any, machine: any, job: any, history: Point[], may: boolean, order: any }} props */
-export function Gpu({ gpu, machine, job, history, may, order }) {
+/** @param {{ gpu: any, machine: any, job: any, history: Point[], may: boolean, order: any, reserve: any }} props */
+export function Gpu({ gpu, machine, job, history, may, order, reserve }) {
   const isAway = gpu.status === "away";
   const now = (/** @type {any} */ value, /** @type {string} */ text) => (isAway || value === undefined ? "–" : text);
   return html`<li class="tile">
     <div class="top">
       <h3><span class="index">${gpu.index || 0}</span> ${shortModel(gpu.model)}</h3>
       <${Pill} status=${gpu.status} />
-      ${may && !isAway && html`<${Orders} gpu=${gpu} machine=${machine} order=${order} />`}
+      ${may && !isAway && html`<${Orders} gpu=${gpu} machine=${machine} order=${order} reserve=${reserve} />`}
     </div>
     <${Memory} gpu=${gpu} />
     <div class="sparks">

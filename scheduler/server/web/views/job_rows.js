@@ -39,7 +39,7 @@ function Head({ job, isChosen, deed }) {
     <input type="checkbox" aria-label=${`Choose ${jobName(job)}`} checked=${isChosen} onChange=${() => deed.choose(job)} />
     <div>
       <div class="line"><${JobLink} job=${job} />${job.spec?.priority ? html`<span class="muted">priority ${job.spec.priority}</span>` : ""}
-        ${job.sweepId && html`<${Link} to=${`/compare?sweep=${job.sweepId}`} class="muted">sweep<//>`}</div>
+        ${job.sweepId && html`<${Link} to=${`/compare?sweep=${job.sweepId}`} class="muted" aria-label=${`sweep of ${jobName(job)}`}>sweep<//>`}</div>
       <div class="muted small clip" title=${data}>${shortId(job.id)} · ${model} · ${trained}</div>
     </div>
   <//>`;
