@@ -1,5 +1,6 @@
 // @ts-check
 /** Calls of the API, as JSON: the same methods that `yard` and scripts call. */
+import { learn } from "./time.js";
 
 /** A violation of one field of a message. @typedef {{ field: string, description: string }} Violation */
 
@@ -43,6 +44,21 @@ export class ApiError extends Error {
 /** The scheduler cannot be reached. */
 export class Unreachable extends Error {}
 
+/** Whose the jobs are that are made here, where the scheduler asks nobody who they are; else it knows itself. */
+let name = "";
+
+/** Takes the name that this browser keeps, or says another one. @param {string} [own] @returns {string} */
+export function nameMyself(own) {
+  try {
+    if (own !== undefined) localStorage.setItem("user", own);
+    name = localStorage.getItem("user") || "";
+  } catch {
+    // It then lasts as long as the page.
+    name = own ?? name;
+  }
+  return name;
+}
+
 /** @type {(error: ApiError) => void} */
 let onUnauthenticated = () => {};
 
@@ -63,6 +79,7 @@ async function ask(path, options) {
     if (options.signal?.aborted) throw cause;
     throw new Unreachable("the scheduler cannot be reached");
   }
+  learn(response.headers.get("date"));
   const body = await response.json().catch(() => ({}));
   if (!response.ok) throw new ApiError(response.status, body);
   return body;
@@ -74,7 +91,9 @@ async function ask(path, options) {
  * @returns {Promise<any>} The answer; fields with default values are left out, 64-bit integers are strings.
  */
 export async function call(method, message = {}, { signal } = {}) {
+  /** @type {Record<string, string>} */
   const headers = { "content-type": "application/json", "connect-protocol-version": "1" };
+  if (name) headers["trainyard-user"] = name;
   try {
     return await ask(`/trainyard.v1.${method}`, { method: "POST", headers, body: JSON.stringify(message), signal });
   } catch (error) {

@@ -1,5 +1,6 @@
 // @ts-check
 /** Figures with their units. No sentences: those are the server's. */
+import { now } from "./time.js";
 
 /** @param {number | string} mib */
 export function gib(mib) {
@@ -33,17 +34,27 @@ export function seconds(text) {
 const HOURS = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit" });
 const DAY = new Intl.DateTimeFormat([], { day: "numeric", month: "short" });
 
-/** When, by this browser's clock: the time today, else with the day. @param {string} time */
+/** When, in this browser's time zone: the time today, else with the day. @param {string} time */
 export function clock(time) {
   const at = new Date(time);
   const hours = HOURS.format(at);
-  if (at.toDateString() === new Date().toDateString()) return hours;
+  if (at.toDateString() === new Date(now()).toDateString()) return hours;
   return `${DAY.format(at)}, ${hours}`;
 }
 
 /** The start of an id that people say. @param {string} id */
 export function shortId(id) {
   return id.replaceAll("-", "").slice(0, 12);
+}
+
+/** `1 job`, `2 jobs`. @param {number} number @param {string} of */
+export function count(number, of) {
+  return `${number.toLocaleString()} ${of}${number === 1 ? "" : "s"}`;
+}
+
+/** Versions by as many digits as name them everywhere. @param {string} text */
+export function short(text) {
+  return text.replace(/@([0-9a-f]{12})[0-9a-f]{52}\b/g, "@$1");
 }
 
 /** Bytes with a unit. @param {number | string} count */

@@ -3,6 +3,7 @@
 import { call } from "../api.js";
 import { attempt } from "../layout.js";
 import { put, useCluster } from "../live.js";
+import { now } from "../time.js";
 import { gib, span } from "../units.js";
 import { html, useMemo } from "../vendor/preact.js";
 import { confirm } from "./confirm.js";
@@ -66,7 +67,7 @@ function Machine({ machine, jobs, mayOrder: may }) {
   const gpus = machine.gpus || [];
   const slots = machine.cpuSlots || [];
   const isAway = machine.state !== "CONNECTED";
-  const seen = isAway && machine.lastSeenTime ? (Date.now() - Date.parse(machine.lastSeenTime)) / 1000 : 0;
+  const seen = isAway && machine.lastSeenTime ? (now() - Date.parse(machine.lastSeenTime)) / 1000 : 0;
   /** @type {string[]} */
   const notices = machine.notices || [];
   const drain = async () => {

@@ -3,7 +3,8 @@
 import { call, callAll } from "../api.js";
 import { onJobs } from "../live.js";
 import { Link } from "../router.js";
-import { span } from "../units.js";
+import { now } from "../time.js";
+import { count, span } from "../units.js";
 import { html, useEffect, useMemo, useState } from "../vendor/preact.js";
 import { Chart, color } from "./chart.js";
 import { ofClass } from "./curves.js";
@@ -80,7 +81,7 @@ export function Compare({ query }) {
 function rows(jobs, differ, figures) {
   return jobs.map((job) => {
     const [own, metrics] = [settings(job.spec), job.progress?.metrics || {}];
-    const took = job.startTime && ((job.endTime ? Date.parse(job.endTime) : Date.now()) - Date.parse(job.startTime)) / 1000;
+    const took = job.startTime && ((job.endTime ? Date.parse(job.endTime) : now()) - Date.parse(job.startTime)) / 1000;
     const setting = (/** @type {string} */ name) => {
       const text = own.get(name) ?? "";
       return text === "" || Number.isNaN(Number(text)) ? text : { value: Number(text), view: () => text };
@@ -134,7 +135,7 @@ function Comparison({ query, wanted, sweepId }) {
   return html`
     <div class="head">
       <h1>${sweepId ? sweep?.spec?.name || "Sweep" : "Compare"}</h1>
-      <span class="muted">${all.length} jobs${sweepId && sweep ? ` · ${sweep.user}` : ""}</span>
+      <span class="muted">${count(all.length, "job")}${sweepId && sweep ? ` · ${sweep.user}` : ""}</span>
       <span class="grow"></span>
       ${best && html`<span class="muted">best ${named(metric)}: <${Link} to=${`/jobs/${best.id}`}>${jobName(best)} ${sweepId ? label(best, sweep) : ""}<//></span>
         <${Link} class="button" to=${`/new?from=${best.id}`}>Clone the best<//>`}

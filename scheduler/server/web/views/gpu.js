@@ -2,6 +2,7 @@
 /** One GPU as a tile. */
 import { call } from "../api.js";
 import { Link } from "../router.js";
+import { now as time } from "../time.js";
 import { clock, gib, percent, seconds, shortId, shortModel, span } from "../units.js";
 import { html, useEffect, useRef, useState } from "../vendor/preact.js";
 
@@ -42,14 +43,14 @@ export function useHistory(machine) {
   useEffect(() => {
     const stop = new AbortController();
     const read = async () => {
-      const startTime = new Date(Date.now() - HOUR).toISOString();
+      const startTime = new Date(time() - HOUR).toISOString();
       try {
         const message = { agent: machine.id, byMinute: true, startTime };
         const { samples = [] } = await call("ClusterService/GetTelemetry", message, { signal: stop.signal });
         /** @type {Map<string, Point[]>} */
         const found = new Map();
-        for (const { gpu, time, utilizationRatio, temperatureCelsius, powerWatts } of samples) {
-          const point = { time: Date.parse(time), utilization: utilizationRatio, temperature: temperatureCelsius, power: powerWatts };
+        for (const { gpu, time: at, utilizationRatio, temperatureCelsius, powerWatts } of samples) {
+          const point = { time: Date.parse(at), utilization: utilizationRatio, temperature: temperatureCelsius, power: powerWatts };
           found.set(gpu, [...(found.get(gpu) || []), point]);
         }
         for (const [gpu, own] of points.current) {
@@ -71,7 +72,7 @@ export function useHistory(machine) {
     };
   }, [machine.id, machine.gpus?.length]);
   useEffect(() => {
-    const now = Date.now();
+    const now = time();
     for (const gpu of machine.gpus || []) {
       const own = points.current.get(gpu.uuid) || [];
       const isDue = now - (own.at(-1)?.time || 0) >= POINT;
@@ -87,7 +88,7 @@ const [WIDTH, HEIGHT] = [96, 22];
 
 /** A curve of the last hour. @param {{ points: [number, number][], low: number, high: number }} props */
 function Spark({ points, low, high }) {
-  const now = Date.now();
+  const now = time();
   const x = (/** @type {number} */ time) => (WIDTH * (1 - (now - time) / HOUR)).toFixed(1);
   const y = (/** @type {number} */ value) => (HEIGHT - 1 - ((HEIGHT - 2) * (value - low)) / (high - low || 1)).toFixed(1);
   const shown = points.filter(([time]) => time >= now - HOUR);

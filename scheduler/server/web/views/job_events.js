@@ -2,6 +2,7 @@
 /** What is kept of jobs' events while a page shows them: curves and the end of the log, both bounded. */
 import { call } from "../api.js";
 import { watchJob } from "../live.js";
+import { now } from "../time.js";
 import { useEffect, useMemo, useState } from "../vendor/preact.js";
 import { Curve, Curves } from "./curves.js";
 import { isOver } from "./job_parts.js";
@@ -111,7 +112,7 @@ export function useUtilization(job, curves) {
     const read = async () => {
       let isWhole = true;
       for (const { agentId, gpuUuid, startTime, endTime } of attempts) {
-        const until = endTime ? Date.parse(endTime) : Date.now();
+        const until = endTime ? Date.parse(endTime) : now();
         let from = new Date(Math.max(Date.parse(startTime), newest * 1000 + 1)).toISOString();
         for (let pages = 0; isWhole && from && newest * 1000 < until - 1000 && pages < PAGES; pages += 1) {
           const message = { agent: agentId, gpu: gpuUuid, startTime: from, endTime, byMinute: until - Date.parse(startTime) > LONG };

@@ -2,13 +2,16 @@
 /** Chooses jobs to compare, from the newest ones. */
 import { call } from "../api.js";
 import { attempt } from "../layout.js";
+import { onJobs } from "../live.js";
 import { Link, go } from "../router.js";
-import { clock } from "../units.js";
+import { clock, count, short } from "../units.js";
 import { html, useEffect, useState } from "../vendor/preact.js";
 import { JobLink, JobPill, accuracy, jobName } from "./job_parts.js";
 
 /** Rows to choose from, jobs that are read for them, and jobs of one comparison. */
 const [LISTED, READ, MOST] = [200, 2000, 24];
+/** Milliseconds after a job has come or gone until they are listed anew. */
+const SOON = 1000;
 const MAP = "metrics/mAP50-95(B)";
 
 /** A job by itself, or a sweep with its newest job. @typedef {{ key: string, job: any, jobs: any[] }} Row */
@@ -17,7 +20,7 @@ const MAP = "metrics/mAP50-95(B)";
 async function newest() {
   /** @type {Map<string, Row>} */
   const rows = new Map();
-  let [pageToken, count] = ["", 0];
+  let [pageToken, read] = ["", 0];
   do {
     const answer = await call("JobService/ListJobs", { pageSize: 500, pageToken });
     for (const job of answer.jobs || []) {
@@ -27,8 +30,8 @@ async function newest() {
       rows.set(key, row);
     }
     pageToken = answer.nextPageToken || "";
-    count += 500;
-  } while (pageToken && rows.size < LISTED && count < READ);
+    read += 500;
+  } while (pageToken && rows.size < LISTED && read < READ);
   return [...rows.values()];
 }
 
@@ -41,11 +44,31 @@ export function Picker() {
   const [text, setText] = useState("");
   useEffect(() => {
     let isOpen = true;
-    attempt(async () => {
+    /** @type {ReturnType<typeof setTimeout> | undefined} */
+    let timer;
+    /** @type {Set<string>} */
+    let known = new Set();
+    const list = async () => {
+      timer = undefined;
       const found = await newest();
-      if (isOpen) setRows(found);
+      if (!isOpen) return;
+      known = new Set(found.flatMap((row) => row.jobs.map((job) => job.id)));
+      setRows(found);
+    };
+    attempt(list);
+    const end = onJobs(({ jobs, removedJobIds, jobsMissed }) => {
+      const news = new Map(jobs.map((job) => [job.id, job]));
+      const fresh = (/** @type {any} */ job) => news.get(job.id) || job;
+      setRows((rows) => rows && rows.map((row) => ({ ...row, job: fresh(row.job), jobs: row.jobs.map(fresh) })));
+      const isOther = jobsMissed || jobs.some((job) => !known.has(job.id)) || removedJobIds.some((id) => known.has(id));
+      // What cannot be listed now is listed after the next change.
+      if (isOther) timer ??= setTimeout(() => list().catch(() => {}), SOON);
     });
-    return () => void (isOpen = false);
+    return () => {
+      isOpen = false;
+      clearTimeout(timer);
+      end();
+    };
   }, []);
   if (!rows) return null;
   const wanted = text.trim().toLowerCase();
@@ -63,8 +86,8 @@ export function Picker() {
           <th scope="row"><span class="row-name">${job.sweepId
             ? html`<${Link} to=${`/compare?sweep=${key}`}>${jobName(job)}<//>`
             : html`<input type="checkbox" checked=${chosen.includes(job.id)} onChange=${() => toggle(job.id)} aria-label=${`Compare ${jobName(job)}`} /><${JobLink} job=${job} />`}</span></th>
-          <td>${job.sweepId ? html`<span class="muted">sweep, ${jobs.length} jobs</span>` : html`<${JobPill} state=${job.state} />`}</td>
-          <td class="number">${accuracy(best(jobs))}</td><td>${job.user}</td><td class="data" title=${job.spec?.train?.data}>${job.spec?.train?.data}</td><td>${clock(job.createTime)}</td>
+          <td>${job.sweepId ? html`<span class="muted">sweep, ${count(jobs.length, "job")}</span>` : html`<${JobPill} state=${job.state} />`}</td>
+          <td class="number">${accuracy(best(jobs))}</td><td>${job.user}</td><td class="data" title=${job.spec?.train?.data}>${short(job.spec?.train?.data || "")}</td><td>${clock(job.createTime)}</td>
         </tr>`,
       )}</tbody>
     </table></div>${!rows.length && html`<p class="muted empty">–</p>`}</div>`;

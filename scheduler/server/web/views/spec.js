@@ -1,5 +1,6 @@
 // @ts-check
 /** A job's settings under the names that people write. */
+import { short } from "../units.js";
 
 /** `lr0` of `lr0`, `weight_decay` of `weightDecay`. @param {string} name */
 export const snake = (name) => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
@@ -7,7 +8,7 @@ export const snake = (name) => name.replace(/[A-Z]/g, (letter) => `_${letter.toL
 /** @param {any} value */
 function shown(value) {
   if (Array.isArray(value)) return value.join(" | ");
-  return typeof value === "object" && value ? JSON.stringify(value) : String(value ?? "");
+  return typeof value === "object" && value ? JSON.stringify(value) : short(String(value ?? ""));
 }
 
 /** Of specs that were read before. @type {WeakMap<object, Map<string, string>>} */
@@ -25,7 +26,7 @@ export function settings(spec = {}) {
   }
   for (const [name, value] of Object.entries(labels)) {
     // A sweep says again what the training's settings say.
-    if (name !== "sweep" && all.get(name) !== value) all.set(`label ${name}`, shown(value));
+    if (name !== "sweep" && all.get(name) !== short(value)) all.set(`label ${name}`, shown(value));
   }
   return all;
 }
