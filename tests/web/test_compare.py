@@ -64,6 +64,17 @@ def test_jobs_are_chosen_from_a_list_and_compared(page: Page, yard: Lab, jobs: l
     )
 
 
+def test_a_job_that_comes_can_be_chosen_and_is_seen_to_end(page: Page, yard: Lab) -> None:
+    """Without a reload."""
+    page.goto(f"{yard.url}/compare")
+    expect(page.get_by_role("searchbox")).to_be_visible()
+    job = yard.submit("latecomer", {"epochs": 900})
+    row = page.get_by_role("row").filter(has=page.get_by_role("checkbox", name="Compare latecomer"))
+    expect(row.locator(".pill")).to_have_text("running")
+    yard.call("JobService/CancelJob", {"jobId": job})
+    expect(row.locator(".pill")).to_have_text("cancelled")
+
+
 def test_what_is_shown_is_in_the_address(page: Page, yard: Lab, jobs: list[str]) -> None:
     """Curves that are hidden, the figure, the order."""
     page.goto(f"{yard.url}/compare?jobs={','.join(jobs)}")

@@ -135,6 +135,24 @@ def test_pictures_are_shown_with_their_boxes(page: Page, lab: Lab) -> None:
     expect(samples.locator("rect")).to_have_count(0)
 
 
+def test_what_is_pushed_and_removed_is_seen_without_a_reload(page: Page, lab: Lab) -> None:
+    """In the list, and by whoever looks at the version."""
+    page.goto(f"{lab.url}/data")
+    expect(page.get_by_role("heading", name="Data sets")).to_be_visible()
+    name, version = push(lab, "comes-and-goes").split("@")
+    expect(page.get_by_label(f"Delete {name}")).to_be_visible()
+    page.get_by_role("row", name=name).get_by_role("link", name=version, exact=True).click()
+    train = page.get_by_role("link", name=f"Train on {name}@{version}")
+    expect(train).to_be_visible()
+    lab.call("DatasetService/DeleteDataset", {"kind": "DATASET", "name": name})
+    expect(page.get_by_role("alert")).to_have_text("This version was removed.")
+    expect(train).to_have_count(0)
+    expect(page.get_by_role("button", name="Delete")).to_have_count(0)
+    page.get_by_role("link", name="Data sets").click()
+    expect(page.get_by_role("heading", name="Data sets")).to_be_visible()
+    expect(page.get_by_label(f"Delete {name}")).to_have_count(0)
+
+
 def test_a_version_that_is_not_there_says_so(page: Page, lab: Lab) -> None:
     """And a name without versions says how to push one."""
     page.goto(f"{lab.url}/data/nothing/abcd1234")

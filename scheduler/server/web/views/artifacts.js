@@ -1,6 +1,7 @@
 // @ts-check
 /** What a job leaves behind: pictures to look at, files to download. */
 import { callAll } from "../api.js";
+import { note } from "../layout.js";
 import { bytes } from "../units.js";
 import { html, useEffect, useRef, useState } from "../vendor/preact.js";
 import { isOver } from "./job_parts.js";
@@ -74,6 +75,22 @@ function seen({ all: before, news: known, looks, missed }, listed) {
   return { all, news, looks: looks + 1, missed: new Set(kept.map((one) => one.name)) };
 }
 
+/** Whether what was at an address is there no more, and not only out of reach. @param {string} address */
+export const isRemoved = async (address) => (await fetch(address, { method: "HEAD" }).catch(() => null))?.status === 404;
+
+/**
+ * Downloads what a link leads to, and says so where it is not there any more: a browser would only say that it failed.
+ * @param {MouseEvent} event
+ */
+async function download(event) {
+  const link = /** @type {HTMLAnchorElement} */ (event.currentTarget);
+  // The click that is made below is the browser's.
+  if (!event.isTrusted) return;
+  event.preventDefault();
+  if (await isRemoved(link.href)) note(`${link.textContent} was removed`);
+  else link.click();
+}
+
 /** @param {{ job: any }} props */
 export function Artifacts({ job }) {
   const { all, news } = useArtifacts(job);
@@ -91,7 +108,7 @@ export function Artifacts({ job }) {
     <section class="panel" aria-labelledby="files"><header><h2 id="files">Artifacts</h2></header>
       <div class="scroll tall" tabindex="0" role="group" aria-labelledby="files"><table>
         <thead><tr><th scope="col">Name</th><th scope="col" class="number">Size</th></tr></thead>
-        <tbody>${all.map((one) => html`<tr key=${one.name}><td><a href=${address(job.id, one.name)} download=${one.name.split("/").pop()}>${one.name}</a></td><td class="number">${bytes(one.sizeBytes || 0)}</td></tr>`)}</tbody>
+        <tbody>${all.map((one) => html`<tr key=${one.name}><td><a href=${address(job.id, one.name)} download=${one.name.split("/").pop()} onClick=${download}>${one.name}</a></td><td class="number">${bytes(one.sizeBytes || 0)}</td></tr>`)}</tbody>
       </table></div>
     </section>
     ${pictures.some(({ name }) => name === open) && html`<${Large} job=${job.id} pictures=${pictures} name=${open} onMove=${setOpen} />`}
@@ -114,7 +131,9 @@ function Picture({ job, one, onOpen }) {
   const isGone = gone === shown;
   return html`<li>
     <button type="button" onClick=${onOpen} disabled=${isGone} aria-label=${`Look at ${one.name}`}>
-      ${!isGone && html`<img src=${shown} alt="" loading="lazy" decoding="async" onError=${() => setGone(shown)} />`}
+      ${isGone
+        ? html`<em class="muted">was removed</em>`
+        : html`<img src=${shown} alt="" loading="lazy" decoding="async" onError=${async () => (await isRemoved(shown)) && setGone(shown)} />`}
       <span>${one.name}</span>
     </button>
   </li>`;
@@ -123,6 +142,8 @@ function Picture({ job, one, onOpen }) {
 /** One picture over the page. @param {{ job: string, pictures: any[], name: string, onMove: (name: string) => void }} props */
 function Large({ job, pictures, name, onMove }) {
   const box = useRef(/** @type {HTMLDialogElement | null} */ (null));
+  const [gone, setGone] = useState("");
+  const shown = picture(job, pictures.find((one) => one.name === name));
   useEffect(() => box.current?.showModal(), []);
   const at = pictures.findIndex((one) => one.name === name);
   const move = (/** @type {number} */ by) => onMove(pictures[(at + by + pictures.length) % pictures.length].name);
@@ -136,6 +157,8 @@ function Large({ job, pictures, name, onMove }) {
       <button type="button" onClick=${() => move(1)} aria-label="Next picture">→</button>
       <button type="button" onClick=${() => box.current?.close()}>Close</button>
     </header>
-    <img src=${picture(job, pictures[at])} alt=${name} />
+    ${gone === shown
+      ? html`<p class="notice" role="alert">${name} was removed.</p>`
+      : html`<img src=${shown} alt=${name} onError=${async () => (await isRemoved(shown)) && setGone(shown)} />`}
   </dialog>`;
 }

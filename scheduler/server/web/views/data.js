@@ -17,11 +17,34 @@ export const KINDS = {
   WEIGHTS: { path: "/weights", name: "Weights", push: "yard weights push FILE", use: "weights" },
 };
 
-/** All versions, read anew by the function. @param {object} asked @returns {[any[] | undefined, () => Promise<any>]} */
+/** Milliseconds between two looks at what is stored, of which no stream tells. */
+const LOOK = 5000;
+
+/** Does something now and then while somebody can see the page. @param {() => void} read @param {string} key Another one begins anew. */
+export function useLook(read, key) {
+  useEffect(() => {
+    const look = () => document.hidden || read();
+    const timer = setInterval(look, LOOK);
+    document.addEventListener("visibilitychange", look);
+    return () => {
+      clearInterval(timer);
+      document.removeEventListener("visibilitychange", look);
+    };
+  }, [key]);
+}
+
+/** All versions as they are, read anew by the function as well. @param {object} asked @returns {[any[] | undefined, () => Promise<any>]} */
 function useVersions(asked) {
   const [all, setAll] = useState(/** @type {any[] | undefined} */ (undefined));
-  const read = () => attempt(async () => setAll(await callAll("DatasetService/ListDatasets", asked, "datasets")));
-  useEffect(() => void read(), [JSON.stringify(asked)]);
+  const list = async () => {
+    const found = await callAll("DatasetService/ListDatasets", asked, "datasets");
+    setAll((known) => (JSON.stringify(known) === JSON.stringify(found) ? known : found));
+  };
+  const read = () => attempt(list);
+  const key = JSON.stringify(asked);
+  useEffect(() => void read(), [key]);
+  // That the scheduler is away is told elsewhere; what is known stays.
+  useLook(() => void list().catch(() => {}), key);
   return [all, read];
 }
 
@@ -74,7 +97,7 @@ function Versions({ all, caller, names, onGone }) {
           <td>${one.user}</td>
           <td title=${new Date(one.createTime).toLocaleString()}>${clock(one.createTime)}</td>
           <td class="description">${one.description}</td>
-          <td class="deeds"><${Train} one=${one} />
+          <td class="deeds">${caller.role !== "VIEWER" && html`<${Train} one=${one} />`}
             ${mayChange(caller, one) && html`<button type="button" class="plain" aria-label=${`Delete ${one.name}${names ? "" : `@${one.version.slice(0, DIGITS)}`}`} onClick=${remove(one)}>Delete</button>`}
           </td>
         </tr>`,

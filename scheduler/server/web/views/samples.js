@@ -1,6 +1,7 @@
 // @ts-check
 /** Pictures of a data set with their boxes, and how often each class is in it. */
 import { html, useMemo, useState } from "../vendor/preact.js";
+import { isRemoved } from "./artifacts.js";
 
 /** Classes and pictures that are shown before somebody asks for all. */
 const [CLASSES, PICTURES] = [20, 12];
@@ -63,11 +64,13 @@ export function Samples({ one, samples, classes }) {
 function Picture({ one, sample, names, hidden }) {
   const { path, split = "", boxes = [] } = sample;
   const drawn = boxes.filter((/** @type {any} */ box) => !hidden.has(box.classId || 0));
+  const [isGone, setGone] = useState(false);
   const address = `/files/datasets/${encodeURIComponent(one.name)}/${one.version}/${quoted(path)}`;
   // Boxes are shares of the picture, so they fit at any size once it is as wide as its frame.
+  if (isGone) return html`<li><em class="muted">was removed</em> <span class="muted small clip" title=${path}>${split} · ${path.split("/").at(-1)}</span></li>`;
   return html`<li>
     <a class="picture" href=${address} target="_blank" rel="noopener">
-      <img src=${address} loading="lazy" decoding="async" alt=${`${path}, ${boxes.length} boxes`} />
+      <img src=${address} loading="lazy" decoding="async" alt=${`${path}, ${boxes.length} boxes`} onError=${async () => setGone(await isRemoved(address))} />
       <svg viewBox="0 0 1 1" preserveAspectRatio="none" aria-hidden="true">
         ${drawn.map(
           ({ classId: id = 0, x = 0, y = 0, width = 0, height = 0 }, /** @type {number} */ at) => html`<rect key=${at} x=${x - width / 2} y=${y - height / 2} width=${width} height=${height} style=${{ stroke: colour(id) }}>

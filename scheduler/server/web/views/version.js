@@ -4,8 +4,8 @@ import { ApiError, call } from "../api.js";
 import { attempt } from "../layout.js";
 import { Link, go } from "../router.js";
 import { bytes, clock } from "../units.js";
-import { html, useEffect, useState } from "../vendor/preact.js";
-import { DIGITS, KINDS, Train, forget } from "./data.js";
+import { html, useEffect, useRef, useState } from "../vendor/preact.js";
+import { DIGITS, KINDS, Train, forget, useLook } from "./data.js";
 import { mayChange } from "./job_parts.js";
 import { Classes, Samples } from "./samples.js";
 
@@ -101,22 +101,35 @@ const ofVersion = (kind) =>
     const { path, name: title } = KINDS[kind];
     const [one, setOne] = useState(/** @type {any} */ (null));
     const [trouble, setTrouble] = useState("");
+    const [isGone, setGone] = useState(false);
     const summary = useSummary(one);
-    useEffect(() => {
-      call("DatasetService/GetDataset", { kind, name, version }).then(setOne, (error) => setTrouble(error.message));
-    }, []);
-    const remove = async () => (await forget(one)) && go(`${path}/${name}`);
+    const isLeaving = useRef(false);
+    const read = (/** @type {(error: Error) => void} */ fail) =>
+      void call("DatasetService/GetDataset", { kind, name, version }).then((/** @type {any} */ now) => {
+        setOne((/** @type {any} */ known) => (JSON.stringify(known) === JSON.stringify(now) ? known : now));
+        setTrouble("");
+        setGone(false);
+      }, fail);
+    useEffect(() => read((error) => setTrouble(error.message)), []);
+    // That the scheduler is away is told elsewhere; what is known stays.
+    useLook(() => read((error) => error instanceof ApiError && error.code === "not_found" && !isLeaving.current && setGone(true)), version);
+    const remove = async () => {
+      isLeaving.current = await forget(one);
+      if (isLeaving.current) go(`${path}/${name}`);
+    };
+    const isThere = one && !isGone;
     const images = summary?.images || [];
     return html`
       <p class="trail"><${Link} to="/data">${title}<//> / <${Link} to=${`${path}/${name}`}>${name}<//></p>
       <div class="head">
         <h1>${name}<span class="muted">@${(one?.version || version).slice(0, DIGITS)}</span></h1>
-        ${one?.newest && html`<span class="pill accent">newest</span>`}
+        ${isThere && one.newest && html`<span class="pill accent">newest</span>`}
         <span class="grow"></span>
-        ${one && html`<${Train} one=${one} />`}
-        ${one && mayChange(caller, one) && html`<button type="button" onClick=${remove}>Delete</button>`}
+        ${isThere && caller.role !== "VIEWER" && html`<${Train} one=${one} />`}
+        ${isThere && mayChange(caller, one) && html`<button type="button" onClick=${remove}>Delete</button>`}
       </div>
       ${trouble && html`<p class="notice" role="alert">${trouble}</p>`}
+      ${one && isGone && html`<p class="notice" role="alert">This version was removed.</p>`}
       ${one &&
       html`<p class="muted about">${[one.description, `pushed by ${one.user}`, clock(one.createTime)].filter(Boolean).join(" · ")}</p>
         <p class="muted mono small about">${one.version}</p>
