@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import Complaints
-from lab import Lab
+from lab import PROGRAMS, Lab
 from playwright.sync_api import Browser, Page, expect
 from test_cluster import axe
 from test_data import push
@@ -79,7 +80,63 @@ def test_a_job_is_planned_and_submitted(page: Page, lab: Lab) -> None:
     assert spec["resources"]["gpuModels"] == ["4060", "4090"]
     assert (spec["timeLimit"], spec["priority"]) == ("5400s", -5)
     assert spec["labels"] == {"fold": "3", "why": "to see"}
+    # What was sent is not kept for the next one.
+    page.goto(f"{lab.url}/new?data={name}")
+    expect(page.get_by_label("epochs", exact=True)).to_have_value("")
     lab.call("JobService/CancelJob", {"jobId": job["id"]})
+
+
+@pytest.mark.parametrize("text", ["fold=3, alone", "=3"])
+def test_labels_are_refused_in_the_words_of_yard(page: Page, lab: Lab, text: str) -> None:
+    """Before anything is sent."""
+    page.goto(f"{lab.url}/new?data={lab.data()}")
+    page.get_by_label("labels").fill(text)
+    wrong = page.locator("#f-labels-wrong")
+    expect(wrong).to_be_visible()
+    command = [str(PROGRAMS / "yard"), "train", "--label", text.rsplit(", ", maxsplit=1)[-1]]
+    told = subprocess.run(command, capture_output=True, text=True, check=False).stderr
+    assert wrong.inner_text() in told
+    page.get_by_role("button", name="Submit").click()
+    expect(page.get_by_label("labels")).to_be_focused()
+    assert page.url.endswith(f"/new?data={lab.data()}")
+
+
+def test_a_key_twice_is_no_label_and_fields_are_told_of_by_their_names(page: Page, lab: Lab) -> None:
+    """As they stand in the form and in the files of jobs."""
+    page.goto(f"{lab.url}/new?data={lab.data()}")
+    page.get_by_label("labels").fill("fold=3, why=a, fold=4")
+    expect(page.locator("#f-labels-wrong")).to_have_text("`fold` is there twice; a label has one value")
+    page.get_by_label("labels").fill("fold=3")
+    expect(page.locator("#f-labels-wrong")).to_have_count(0)
+    page.get_by_label("time_limit").fill("soon")
+    plan = page.get_by_role("complementary", name="Plan")
+    expect(plan.get_by_role("link", name="time_limit", exact=True)).to_be_visible()
+
+
+def test_a_job_that_no_gpu_can_take_is_said_to_wait_in_the_schedulers_words(page: Page, lab: Lab) -> None:
+    """It may be submitted all the same."""
+    spec = {"train": {"data": str(lab.data()), "model": "yolov8n"}, "resources": {"minVramMib": 90000}}
+    planned = lab.call("JobService/SubmitJob", {"spec": spec, "validateOnly": True})["plan"]
+    page.goto(f"{lab.url}/new?data={lab.data()}")
+    page.get_by_label("min_vram_mib").fill("90000")
+    expect(page.get_by_role("complementary", name="Plan")).to_contain_text(planned["waitingSentence"])
+
+
+def test_where_nobody_is_asked_who_they_are_one_says_it_once(page: Page, lab: Lab) -> None:
+    """Jobs are of whom this browser names, and else of nobody."""
+    page.goto(f"{lab.url}/new?data={lab.data()}")
+    whose = page.get_by_label("as", exact=True)
+    expect(whose).to_have_attribute("placeholder", "anonymous")
+    whose.fill("ada")
+    whose.blur()
+    page.reload()
+    expect(whose).to_have_value("ada")
+    page.get_by_label("min_vram_mib").fill("90000")
+    page.get_by_role("button", name="Submit").click()
+    page.wait_for_url("**/jobs/*")
+    job = lab.call("JobService/GetJob", {"jobId": page.url.rsplit("/", 1)[1]})
+    lab.call("JobService/CancelJob", {"jobId": job["id"]})
+    assert job["user"] == "ada"
 
 
 def test_a_clone_marks_what_differs(page: Page, lab: Lab) -> None:

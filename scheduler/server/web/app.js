@@ -1,6 +1,6 @@
 // @ts-check
 /** How the page is put together: who looks at it, and which view they see. */
-import { ApiError, Unreachable, call, onSession, setUnauthenticated } from "./api.js";
+import { ApiError, Unreachable, call, nameMyself, onSession, setUnauthenticated } from "./api.js";
 import { later } from "./later.js";
 import { Layout, Trouble } from "./layout.js";
 import { start, stop } from "./live.js";
@@ -21,7 +21,7 @@ setRoutes([
   { path: "/data/:name/:version", title: "Data", view: later(version, "DataVersion") },
   { path: "/weights/:name", title: "Weights", view: later(data, "WeightsName") },
   { path: "/weights/:name/:version", title: "Weights", view: later(version, "WeightsVersion") },
-  { path: "/new", title: "New job", nav: "New job", view: later(() => import("./views/new_job.js"), "NewJob") },
+  { path: "/new", title: "New job", nav: "New job", changes: true, view: later(() => import("./views/new_job.js"), "NewJob") },
 ]);
 
 /** How soon it is asked again who looks, while the scheduler cannot be reached. */
@@ -46,6 +46,7 @@ function useCaller() {
   const isIn = useRef(false);
   const enter = (/** @type {any} */ known) => {
     isIn.current = true;
+    if (!known.user) nameMyself();
     setCaller(known);
     setWhy(null);
     setTrouble(null);

@@ -1,5 +1,7 @@
 // @ts-check
 /** The fields of a job as a form has them, and between a form's texts and a spec. */
+import { short } from "../units.js";
+import { snake } from "./spec.js";
 
 /** `usual`: what the scheduler takes where a form says nothing. @typedef {{ path: string, name: string, kind: string, choices?: string[], usual: string, unit?: string }} Field */
 
@@ -23,9 +25,6 @@ const GROUPS = [
 const REST = "More of the training";
 /** These have places of their own. */
 const APART = ["model", "data", "pretrained"];
-
-/** `weight_decay` of `weightDecay`. @param {string} name */
-const snake = (name) => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
 
 /** @param {string} path @param {any} usual @returns {Field} */
 function field(path, usual) {
@@ -76,6 +75,22 @@ function showSpan(text) {
 
 const list = (/** @type {string} */ text) => text.split(",").map((part) => part.trim()).filter(Boolean);
 
+/** Labels as they are written; the last of those with one key counts. @param {string} text @returns {[string, string][]} */
+const labelsOf = (text) =>
+  list(text).map((part) => {
+    const [key, ...value] = part.split("=");
+    return [key.trim(), value.join("=").trim()];
+  });
+
+/** What `yard` says of such labels, too, as no spec can hold them; empty where nothing is wrong. @param {string} text */
+export function wrongLabels(text) {
+  const wrong = list(text).find((part) => part.indexOf("=") < 1);
+  if (wrong) return `\`${wrong}\` is not a label; write key=value`;
+  const keys = labelsOf(text).map(([key]) => key);
+  const twice = keys.find((key, at) => keys.indexOf(key) < at);
+  return twice === undefined ? "" : `\`${twice}\` is there twice; a label has one value`;
+}
+
 /** @param {Record<string, string>} values By path. @param {Field[]} fields @returns {any} The spec that a form describes. */
 export function specOf(values, fields) {
   /** @type {any} */
@@ -88,9 +103,8 @@ export function specOf(values, fields) {
     let value = text;
     if (path === "timeLimit") value = parseSpan(text);
     else if (path === "resources.gpuModels") value = list(text);
-    else if (path === "labels") {
-      value = Object.fromEntries(list(text).map((part) => (part.includes("=") ? [part.split("=")[0].trim(), part.slice(part.indexOf("=") + 1).trim()] : [part, ""])));
-    } else if (kinds.get(path) === "truth") value = text === "true";
+    else if (path === "labels") value = Object.fromEntries(labelsOf(text));
+    else if (kinds.get(path) === "truth") value = text === "true";
     else if (kinds.get(path) === "number" && Number.isFinite(Number(text))) value = Number(text);
     const [first, second] = path.split(".");
     if (second) spec[first][second] = value;
@@ -98,9 +112,6 @@ export function specOf(values, fields) {
   }
   return spec;
 }
-
-/** A version by as many digits as name it everywhere. @param {string} reference */
-const short = (reference) => reference.replace(/@([0-9a-f]{12})[0-9a-f]{52}$/, "@$1");
 
 /** What a form shows of a spec; what is as usual stays empty. @param {any} spec @param {Field[]} fields @returns {Record<string, string>} */
 export function valuesOf(spec, fields) {

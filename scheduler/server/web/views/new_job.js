@@ -1,12 +1,13 @@
 // @ts-check
 /** A job, filled in, checked by the scheduler while it is written, and submitted. */
-import { ApiError, call, callAll } from "../api.js";
+import { ApiError, call, callAll, nameMyself } from "../api.js";
 import { attempt } from "../layout.js";
 import { useCluster } from "../live.js";
 import { go } from "../router.js";
 import { bytes, shortId } from "../units.js";
 import { html, useEffect, useMemo, useRef, useState } from "../vendor/preact.js";
-import { groupsOf, pathOf, specOf, valuesOf } from "./job_fields.js";
+import { draft, dropDraft, keepDraft } from "./draft.js";
+import { groupsOf, pathOf, specOf, valuesOf, wrongLabels } from "./job_fields.js";
 import { jobName } from "./job_parts.js";
 import { Plan } from "./plan.js";
 
@@ -25,8 +26,14 @@ function draw() {
   return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-/** @param {{ query: URLSearchParams }} props */
-export function NewJob({ query }) {
+/** @param {{ query: URLSearchParams, caller: any }} props */
+export function NewJob({ query, caller }) {
+  if (caller.role === "VIEWER") return html`<h1>New job</h1><p class="muted">A viewer's token submits no jobs. An admin makes you one that does.</p>`;
+  return html`<${Filling} query=${query} caller=${caller} />`;
+}
+
+/** @param {{ query: URLSearchParams, caller: any }} props */
+function Filling({ query, caller }) {
   const from = query.get("from") || "";
   const [found, setFound] = useState(/** @type {any} */ (null));
   const [stored, setStored] = useState(/** @type {any[]} */ ([]));
@@ -45,14 +52,15 @@ export function NewJob({ query }) {
       const fields = groups.flatMap(([, all]) => all);
       const before = source ? valuesOf(source.spec, fields) : null;
       const given = Object.fromEntries(Object.entries(asked(query)).filter(([, value]) => value));
-      setFound({ groups, fields, source, before, values: { "train.model": NOTHING.model, ...before, ...given } });
+      const blank = { "train.model": NOTHING.model, ...before, ...given };
+      setFound({ groups, fields, source, before, blank });
     });
     attempt(async () => setStored(await callAll("DatasetService/ListDatasets", {}, "datasets")));
     return () => stop.abort();
   }, [from]);
   return html`<h1>New job</h1>
     ${lacks && html`<p class="notice" role="alert">${lacks}</p>`}
-    ${found && html`<${Form} key=${from} ...${found} stored=${stored} />`}`;
+    ${found && html`<${Form} key=${from} ...${found} stored=${stored} caller=${caller} />`}`;
 }
 
 /** @typedef {{ problems: Map<string, string>, trouble: string, job: any, plan: any, warnings: string[], isChecked: boolean }} Checked */
@@ -91,31 +99,48 @@ function useCheck(spec, isWorthIt) {
 
 /** @typedef {import("./job_fields.js").Field} Field */
 
-/** @param {{ groups: [string, Field[]][], fields: Field[], source: any, before: any, values: any, stored: any[] }} props */
-function Form({ groups, fields, source, before, values: first, stored }) {
-  const [values, setValues] = useState(first);
+/** @param {{ groups: [string, Field[]][], fields: Field[], source: any, before: any, blank: any, stored: any[], caller: any }} props */
+function Form({ groups, fields, source, before, blank, stored, caller }) {
+  const kept = useMemo(() => draft(caller), []);
+  const [values, setValues] = useState(kept || blank);
+  const [isKept, setKept] = useState(!!kept);
   const [isSent, setSent] = useState(false);
   const request = useRef({ text: "", id: "" });
   const spec = useMemo(() => specOf(values, fields), [values]);
   // Nobody is told of a field that was never looked at.
-  const [checked, refuse] = useCheck(spec, !!values["train.data"]);
+  const [told, refuse] = useCheck(spec, !!values["train.data"]);
+  const wrong = wrongLabels(values.labels || "");
+  const checked = wrong ? { ...told, problems: new Map(told.problems).set("labels", wrong), job: null, plan: null, isChecked: true } : told;
   const { agents } = useCluster();
   const models = useMemo(() => [...new Set([...agents.values()].flatMap((agent) => (agent.gpus || []).map((/** @type {any} */ gpu) => gpu.model)))].sort(), [agents]);
-  const set = (/** @type {string} */ path, /** @type {string} */ value) => setValues((/** @type {any} */ all) => ({ ...all, [path]: value }));
+  const set = (/** @type {string} */ path, /** @type {string} */ value) =>
+    setValues((/** @type {any} */ all) => {
+      const next = { ...all, [path]: value };
+      keepDraft(caller, next);
+      return next;
+    });
+  const begin = () => {
+    dropDraft(caller);
+    setValues(blank);
+    setKept(false);
+  };
   const submit = async (/** @type {Event} */ event) => {
     event.preventDefault();
     const form = /** @type {HTMLFormElement} */ (event.currentTarget);
+    const show = () => setTimeout(() => /** @type {HTMLElement | null} */ (form.querySelector("[aria-invalid]"))?.focus());
+    if (wrong) return void show();
     const text = JSON.stringify(spec);
     // The same job again, as after an answer that was lost, is the same request.
     if (request.current.text !== text) request.current = { text, id: draw() };
     setSent(true);
     try {
       const { jobId } = await call("JobService/SubmitJob", { spec, requestId: request.current.id });
+      dropDraft(caller);
       go(`/jobs/${jobId}`);
     } catch (error) {
       refuse(error);
       setSent(false);
-      setTimeout(() => /** @type {HTMLElement | null} */ (form.querySelector("[aria-invalid]"))?.focus());
+      show();
     }
   };
   const props = (/** @type {string} */ path) => ({ value: values[path] || "", before: before?.[path], problem: checked.problems.get(path), set });
@@ -125,6 +150,7 @@ function Form({ groups, fields, source, before, values: first, stored }) {
   return html`<form class="newjob" onSubmit=${submit} novalidate>
     <div class="parts">
       ${source && html`<p class="muted">As <b>${jobName(source)}</b> (${shortId(source.id)}); what differs is marked.</p>`}
+      ${isKept && html`<p class="muted">As you left it. <button type="button" onClick=${begin}>Begin anew</button></p>`}
       <fieldset class="fields wide">
         <legend>What</legend>
         ${text("train.data", "data", { list: "datasets", hint: "name of a pushed data set, or path of a data.yaml" })}
@@ -143,9 +169,20 @@ function Form({ groups, fields, source, before, values: first, stored }) {
       <datalist id="gpus">${models.map((model) => html`<option key=${model} value=${model}></option>`)}</datalist>
     </div>
     <aside aria-label="Plan">
+      <${Whose} caller=${caller} />
       <${Plan} checked=${checked} isSent=${isSent} />
     </aside>
   </form>`;
+}
+
+/** Whose the job will be; where nobody is asked who they are, one says it once in each browser. @param {{ caller: any }} props */
+function Whose({ caller }) {
+  const [name, setName] = useState(() => (caller.user ? "" : nameMyself()));
+  if (caller.user) return html`<p class="muted">as <b>${caller.user}</b></p>`;
+  // Other characters are none to the scheduler.
+  const change = (/** @type {any} */ { currentTarget: own }) => setName(nameMyself(own.value.replace(/[^ -~]/g, "").trim()));
+  return html`<div class="field"><label for="whose">as</label>
+    <input id="whose" value=${name} placeholder="anonymous" maxlength="128" autocomplete="username" spellcheck=${false} onChange=${change} /></div>`;
 }
 
 /** A version to choose. @param {{ one: any }} props */
@@ -193,7 +230,7 @@ function Input({ field, value, before, problem, set }) {
       ? html`<select ...${common} onChange=${change}>${usual && option("", usual)}${choices.filter((/** @type {string} */ one) => one !== usual).map((/** @type {string} */ one) => option(one, one))}</select>`
       : html`<input ...${common} type=${kind === "number" ? "number" : "text"} step="any" placeholder=${field.hint || usual}
           list=${field.list || (path === "resources.gpuModels" ? "gpus" : undefined)} autocomplete="off" spellcheck=${false} onInput=${change} />`}
-    ${differs && html`<button type="button" class="plain was" title="Back to this" onClick=${() => set(path, before || "")}>was ${before || usual || "empty"}</button>`}
+    ${differs && html`<button type="button" class="plain was" title="Back to this" aria-label=${`was ${before || usual || "empty"}: ${name}`} onClick=${() => set(path, before || "")}>was ${before || usual || "empty"}</button>`}
     ${problem && html`<p class="problem small" id=${`${id}-wrong`}>${problem}</p>`}
   </div>`;
 }

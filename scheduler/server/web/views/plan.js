@@ -3,6 +3,7 @@
 import { Link } from "../router.js";
 import { clock, seconds, shortModel, span } from "../units.js";
 import { html } from "../vendor/preact.js";
+import { snake } from "./spec.js";
 
 /** @param {{ checked: any, isSent: boolean }} props */
 export function Plan({ checked, isSent }) {
@@ -18,7 +19,7 @@ export function Plan({ checked, isSent }) {
     ${!isChecked && html`<p class="muted">Choose a data set.</p>`}
     ${trouble && html`<p class="notice" role="alert">${trouble}</p>`}
     <div role="status" class="wrong">
-      ${[...problems].map(([path, text]) => html`<p key=${path}><a href=${`#f-${path}`} onClick=${reach}>${path.split(".").at(-1)}</a> ${text}</p>`)}
+      ${[...problems].map(([path, text]) => html`<p key=${path}><a href=${`#f-${path}`} onClick=${reach}>${snake(path.split(".").at(-1) || "")}</a> ${text}</p>`)}
     </div>
     ${job && html`<p class="valid"><span class="pill good">valid</span> ${plan?.waitingSentence || ""}</p>`}
     ${checked.warnings.map((/** @type {string} */ text) => html`<p class="notice" key=${text}>${text}</p>`)}
