@@ -170,6 +170,15 @@ def test_the_theme_is_the_systems_until_somebody_chooses_one(page: Page, lab: La
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(14, 17, 21)"
 
 
+@pytest.mark.parametrize("address", ["/jobs/", "/data/", "/compare/", "/new/"])
+def test_a_stroke_at_the_end_of_an_address_changes_nothing(page: Page, lab: Lab, address: str) -> None:
+    """It is the same view, also when it is asked for first."""
+    page.goto(lab.url + address)
+    current = page.get_by_role("navigation").locator("[aria-current=page]")
+    expect(current).to_have_attribute("href", address.rstrip("/"))
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+
+
 @pytest.mark.parametrize("address", ["/jobs/nothing/here", "/jobs/%E0%A4%A", "/data/a/%ff", "/weights/%"])
 def test_an_address_without_a_view_says_so_and_the_name_leads_home(page: Page, lab: Lab, address: str) -> None:
     """Without asking the scheduler for another page."""

@@ -81,6 +81,8 @@ def test_a_job_is_shown_with_its_curves_in_the_schedulers_words(page: Page, yard
         chart(page, title)
     expect(page.get_by_role("log")).to_contain_text("2 corrupt images skipped: <script>alert(1)</script>")
     speed = page.get_by_role("region", name="Speed")
+    verdict = yard.call("JobService/DiagnoseJob", {"jobId": done})["headline"]
+    expect(speed.locator("h2 + *, header + *").first).to_have_text(verdict)
 
     def says_what_was_found() -> bool:
         """What its GPU did is known a moment later."""
@@ -214,6 +216,20 @@ def test_many_classes_are_sorted_by_a_click(page: Page, yard: Lab) -> None:
     classes.get_by_role("button", name="mAP50-95").click()
     expect(rows.nth(1)).to_have_text("class 000")
     expect(rows.nth(0)).to_have_text("all classes")
+
+
+def test_artifacts_that_were_removed_say_so(page: Page, yard: Lab, done: str, complaints: Complaints) -> None:
+    """Pictures in their places, files once somebody wants them."""
+    page.route("**/files/jobs/**", lambda route: route.fulfill(status=404, body="gone"))
+    page.goto(f"{yard.url}/jobs/{done}")
+    pictures = page.get_by_role("region", name="Pictures")
+    pictures.scroll_into_view_if_needed()
+    expect(pictures.get_by_text("was removed").first).to_be_visible()
+    link = page.get_by_role("region", name="Artifacts").get_by_role("link").first
+    name = link.inner_text()
+    link.click()
+    expect(page.locator(".note.error")).to_contain_text(f"{name} was removed")
+    complaints[:] = [text for text in complaints if "status of 404" not in text]
 
 
 def test_pictures_are_looked_at_and_artifacts_downloaded(page: Page, yard: Lab, done: str) -> None:

@@ -79,7 +79,9 @@ def test_a_session_that_is_over_asks_for_the_token_and_keeps_the_address(
 ) -> None:
     """As when the browser drops its cookie after its days, or the token's own are over."""
     page.goto(f"{secure_lab.url}/jobs?state=failed")
-    enter(page, secure_lab.token)
+    # What the queue asks a moment later must not be refused before the click is.
+    with page.expect_response("**/ListUserShares"):
+        enter(page, secure_lab.token)
     expect(page.get_by_role("heading", name="Queue")).to_be_visible()
     context.clear_cookies()
     page.get_by_role("link", name="Data").click()
@@ -96,6 +98,44 @@ def test_a_session_that_is_over_asks_for_the_token_and_keeps_the_address(
     secure_lab.call("AccessService/RevokeToken", {"id": made["info"]["id"]})
     page.reload()
     expect(page.get_by_role("status")).to_contain_text("Your session has ended: ")
+    refusals(complaints)
+
+
+def test_what_was_typed_is_there_again_for_whom_it_is_of_until_it_is_sent(
+    page: Page, context: BrowserContext, secure_lab: Lab, complaints: Complaints
+) -> None:
+    """A session that ends takes no form with it; another user finds an empty one."""
+    page.goto(f"{secure_lab.url}/new")
+    enter(page, secure_lab.token)
+    page.get_by_label("name", exact=True).fill("half done")
+    page.get_by_label("epochs", exact=True).fill("77")
+    context.clear_cookies()
+    page.get_by_label("data", exact=True).fill("no-such-data")
+    expect(page.get_by_label("Token")).to_be_visible()
+    made = secure_lab.call("AccessService/CreateToken", {"user": "zoe", "role": "USER"})
+    enter(page, made["token"])
+    expect(page.get_by_text("zoe", exact=True).first).to_be_visible()
+    expect(page.get_by_label("name", exact=True)).to_have_value("")
+    page.get_by_role("button", name="Log out").click()
+    enter(page, secure_lab.token)
+    expect(page.get_by_label("name", exact=True)).to_have_value("half done")
+    expect(page.get_by_label("epochs", exact=True)).to_have_value("77")
+    expect(page.get_by_label("data", exact=True)).to_have_value("no-such-data")
+    page.get_by_role("button", name="Begin anew").click()
+    expect(page.get_by_label("epochs", exact=True)).to_have_value("")
+    page.reload()
+    expect(page.get_by_label("epochs", exact=True)).to_have_value("")
+    complaints[:] = [text for text in complaints if "status of 40" not in text]
+
+
+def test_a_viewer_is_offered_nothing_that_only_others_may(page: Page, secure_lab: Lab, complaints: Complaints) -> None:
+    """And whoever comes to the form of a new job is told."""
+    made = secure_lab.call("AccessService/CreateToken", {"user": "vic", "role": "VIEWER"})
+    page.goto(f"{secure_lab.url}/new")
+    enter(page, made["token"])
+    expect(page.get_by_role("heading", name="New job")).to_be_visible()
+    expect(page.get_by_text("A viewer's token submits no jobs.")).to_be_visible()
+    expect(page.get_by_role("navigation").get_by_role("link")).to_have_text(["Cluster", "Queue", "Compare", "Data"])
     refusals(complaints)
 
 

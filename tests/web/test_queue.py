@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,6 +92,24 @@ def test_a_job_is_cancelled_only_when_that_is_confirmed_and_retried(page: Page, 
     page.get_by_label("Retry to be cancelled").click()
     expect(row(page, "to be cancelled", "Waiting")).to_be_visible()
     assert lab.call("JobService/GetJob", {"jobId": job})["state"] == "QUEUED"
+
+
+def test_times_are_the_schedulers_where_this_machines_clock_is_wrong(page: Page, lab: Lab) -> None:
+    """Which is twenty minutes ahead here."""
+    waiting(lab, "punctual")
+    page.clock.install(time=time.time() + 1200)
+    page.goto(f"{lab.url}/jobs")
+    expect(row(page, "punctual", "Waiting").locator(".age")).to_have_text(re.compile(r"^\d+ s ago$"))
+
+
+def test_a_row_on_a_phone_says_of_each_figure_what_it_is(page: Page, lab: Lab) -> None:
+    """What is not known is left out."""
+    waiting(lab, "on a phone")
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(f"{lab.url}/jobs")
+    shown = row(page, "on a phone", "Waiting")
+    expect(shown).to_be_visible()
+    assert "\N{EN DASH}" not in shown.inner_text().split("\n")
 
 
 def test_a_waiting_job_is_given_another_priority(page: Page, lab: Lab) -> None:

@@ -35,7 +35,10 @@ use open_streams::OpenStreams;
 /// The routes of the page and its files.
 pub fn pages() -> Router {
     let pages = PAGES.iter().fold(Router::new(), |router, path| {
-        router.route(path, get(deep_link)).route(&format!("{path}/{{*rest}}"), get(deep_link))
+        router
+            .route(path, get(deep_link))
+            .route(&format!("{path}/"), get(deep_link))
+            .route(&format!("{path}/{{*rest}}"), get(deep_link))
     });
     pages.route("/assets/{version}/{*path}", get(assets::file))
 }

@@ -95,7 +95,8 @@ export function Layout({ caller, path, onLoggedOut, children }) {
       await logOut();
       onLoggedOut();
     });
-  const nav = navigation();
+  // Viewers have no use for what only changes things.
+  const nav = navigation().filter((route) => !route.changes || caller?.role !== "VIEWER");
   return html`
     <a class="skip" href="#main">Skip to the content</a>
     <header class="bar">

@@ -4,7 +4,7 @@ import { html, useEffect, useState } from "./vendor/preact.js";
 
 /**
  * A view: its component gets `params` of the path and `query`.
- * @typedef {{ path: string, title: string, nav?: string, view: any }} Route
+ * @typedef {{ path: string, title: string, nav?: string, changes?: boolean, view: any }} Route
  */
 
 /** @type {Route[]} */

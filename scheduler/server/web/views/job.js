@@ -123,7 +123,7 @@ function Head({ job, caller, onChange }) {
         ${may && !isOver(job) && html`<button type="button" class="danger" onClick=${cancel}>Cancel</button>`}
         ${may && (job.state === "FAILED" || job.state === "CANCELLED") && html`<button type="button" onClick=${() => give("RetryJob")}>Retry</button>`}
         <${Link} class="button" to=${`/compare?jobs=${job.id}`}>Compare<//>
-        <${Link} class="button" to=${`/new?from=${job.id}`}>Clone with changes<//>
+        ${caller.role !== "VIEWER" && html`<${Link} class="button" to=${`/new?from=${job.id}`}>Clone with changes<//>`}
       </div>
     </div>
     ${reason && html`<p class=${job.state === "FAILED" ? "problem" : "said"}>${reason}</p>`}

@@ -6,7 +6,7 @@ import { html, useMemo } from "../vendor/preact.js";
 import { JobLink, JobPill, accuracy, between, isOver, jobName, share } from "./job_parts.js";
 
 /**
- * @typedef {{ choose: (job: any) => void, cancel: (job: any) => void, prioritise: (job: any) => void, retry: (job: any) => void, may: (job: any) => boolean }} Deed
+ * @typedef {{ choose: (job: any) => void, cancel: (job: any) => void, prioritise: (job: any) => void, retry: (job: any) => void, may: (job: any) => boolean, submits: boolean }} Deed
  * @typedef {{ jobs: any[], now: number, chosen: Map<string, any>, deed: Deed }} Rows
  * @typedef {{ job: any, now: number, isChosen: boolean, deed: Deed }} One
  */
@@ -55,15 +55,17 @@ function Deeds({ job, deed }) {
     ${may &&
     (job.state === "FAILED" || job.state === "CANCELLED") &&
     html`<button type="button" class="plain" aria-label=${`Retry ${of}`} onClick=${() => deed.retry(job)}>Retry</button>`}
-    <${Link} to=${`/new?from=${job.id}`} class="plain" aria-label=${`Clone ${of}`}>Clone<//>
+    ${deed.submits && html`<${Link} to=${`/new?from=${job.id}`} class="plain" aria-label=${`Clone ${of}`}>Clone<//>`}
   <//>`;
 }
 
 /** When, and how long until then. @param {{ name: string, time?: string, now: number }} props */
 function Until({ name, time, now }) {
+  const label = name === "first" ? "starts" : "ends";
   const left = time ? (Date.parse(time) - now) / 1000 : 0;
   return html`<${Cell} name=${name} title=${time ? WHOLE.format(new Date(time)) : ""}>
-    ${time ? html`<b>${left > 0 ? `in ${span(left)}` : "now"}</b><span class="muted small">${clock(time)}</span>` : html`<span class="muted">–</span>`}
+    ${time && html`<span class="muted small tag">${label} </span>`}
+    ${time ? html`<b>${left > 0 ? `in ${span(left)}` : "now"}</b><span class="muted small">${clock(time)}</span>` : html`<span class="muted none">–</span>`}
   <//>`;
 }
 
@@ -149,7 +151,7 @@ const FinishedRow = row(({ job, now, isChosen, deed }) => {
     <${Cell} name="user">${job.user}<//>
     <${Cell} name="why" title=${job.stateReason}>${job.stateReason}<//>
     <${Cell} name="map"><span class="muted small tag">mAP</span> ${accuracy(job)}<//>
-    <${Cell} name="first">${took === undefined ? html`<span class="muted">–</span>` : span(took)}<//>
+    <${Cell} name="first">${took === undefined ? html`<span class="muted none">–</span>` : span(took)}<//>
     <${Ago} name="age" time=${job.endTime} now=${now} />
     <${Deeds} job=${job} deed=${deed} />
   </div>`;

@@ -43,11 +43,12 @@ export function Speed({ job }) {
   const list = (/** @type {string} */ title, /** @type {string[]} */ lines) =>
     lines?.length > 0 && html`<h3>${title}</h3><ul class="lines">${lines.map((line) => html`<li key=${line}>${line}</li>`)}</ul>`;
   return html`<${Panel} title="Speed" id="speed">
+    ${told?.headline && html`<p class="verdict">${told.headline}</p>`}
     ${all > 0 && html`<div class="phases" aria-hidden="true">
         ${PHASES.map((name, at) => html`<i key=${name} style=${{ width: `${(100 * (phases[name] || 0)) / all}%`, background: color(at) }}></i>`)}
       </div>
       <dl class="terms">${PHASES.map((name, at) => html`<div key=${name}><dt><i class="dot" style=${{ background: color(at) }}></i>${name}</dt><dd>${figure(1000 * (phases[name] || 0))} ms</dd></div>`)}</dl>`}
-    ${told && html`<p>${told.headline}</p>${list("What was seen", told.findings)}${list("What to change", told.advice)}`}
+    ${told && html`${list("What was seen", told.findings)}${list("What to change", told.advice)}`}
   <//>`;
 }
 

@@ -3,6 +3,7 @@
 import { call } from "../api.js";
 import { attempt } from "../layout.js";
 import { Link, go } from "../router.js";
+import { now as time } from "../time.js";
 import { percent, seconds, span } from "../units.js";
 import { html, useEffect, useMemo, useState } from "../vendor/preact.js";
 import { confirm } from "./confirm.js";
@@ -50,9 +51,9 @@ function put(query, parts) {
 
 /** Now, or nearly, for what is told relative to it. */
 function useNow() {
-  const [now, setNow] = useState(Date.now);
+  const [now, setNow] = useState(time);
   useEffect(() => {
-    const timer = setInterval(() => setNow(Date.now()), 30000);
+    const timer = setInterval(() => setNow(time()), 30000);
     return () => clearInterval(timer);
   }, []);
   return now;
@@ -109,6 +110,7 @@ export function Queue({ query, caller }) {
       prioritise,
       retry,
       may: (/** @type {any} */ job) => mayChange(caller, job),
+      submits: caller.role !== "VIEWER",
     }),
     [caller],
   );
