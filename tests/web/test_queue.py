@@ -242,8 +242,9 @@ def test_who_may_only_look_is_offered_no_orders(page: Page, secure_lab: Lab, com
     expect(page.get_by_label("Cancel mine")).to_be_visible()
     page.get_by_role("button", name="Log out").click()
     enter(page, tokens["VIEWER"])
-    expect(page.get_by_label("Clone mine").or_(page.get_by_text("Nothing waits."))).to_be_visible()
-    expect(page.get_by_label("Cancel mine")).to_have_count(0)
+    expect(page.get_by_label("Choose mine").or_(page.get_by_text("Nothing waits."))).to_be_visible()
+    for order in ("Cancel", "Clone", "Priority of"):
+        expect(page.get_by_label(f"{order} mine")).to_have_count(0)
     refusals(complaints)
 
 

@@ -81,7 +81,7 @@ const row = (draw) => (/** @type {One} */ props) => useMemo(() => draw(props), [
 
 const WaitingRow = row(
   ({ job, now, isChosen, deed }) => html`<div class="row" role="row">
-    <${Cell} name="place">${job.queuePosition || "–"}<//>
+    <${Cell} name=${job.queuePosition ? "place" : "place none"}>${job.queuePosition || "–"}<//>
     <${Head} job=${job} isChosen=${isChosen} deed=${deed} now=${now} />
     <${Cell} name="user">${job.user}<//>
     <${Cell} name="why" title=${job.waitingSentence || job.stateReason}>${job.waitingSentence || job.stateReason}<//>
@@ -114,7 +114,7 @@ function Going({ job, attempt }) {
     const right = bytesPerSecond ? `${bytes(bytesPerSecond)}/s` : "";
     return html`<${Bar} name="Fetching" done=${doneBytes / totalBytes} left=${`${bytes(doneBytes)} / ${bytes(totalBytes)}`} right=${right} />`;
   }
-  if (!progress?.epochs) return html`<span class="muted">${job.state === "STARTING" ? job.stateReason : "–"}</span>`;
+  if (!progress?.epochs) return job.state === "STARTING" ? html`<span class="muted">${job.stateReason}</span>` : html`<span class="muted none">–</span>`;
   const right = progress.imagesPerSecond ? `${progress.imagesPerSecond.toFixed(0)} images/s` : "";
   return html`<${Bar} name="Progress" done=${share(progress)} left=${`epoch ${progress.epoch || 0} / ${progress.epochs}`} right=${right} />`;
 }
