@@ -288,7 +288,7 @@ def test_pictures_that_are_gone_leave_their_names(page: Page, yard: Lab, done: s
     picture = page.get_by_role("button", name="Look at results.png")
     picture.scroll_into_view_if_needed()
     expect(picture).to_be_disabled()
-    expect(picture).to_have_text("results.png")
+    expect(picture).to_have_text("was removedresults.png")
     complaints[:] = [text for text in complaints if "status of 404" not in text]
 
 
