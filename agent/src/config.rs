@@ -258,8 +258,11 @@ impl Config {
         if self.name.is_empty() || self.name.len() > 255 {
             found.push(format!("`name` has {} bytes; use 1 to 255", self.name.len()));
         }
-        if self.spool_quota_mib == 0 {
-            found.push("`spool_quota_mib` is 0; use at least 1".into());
+        // With 0, no report and no pushed data set would ever fit.
+        let quotas =
+            [("spool_quota_mib", Some(self.spool_quota_mib)), ("fetched_quota_gib", self.fetched_quota_gib)];
+        for (key, _) in quotas.iter().filter(|(_, quota)| *quota == Some(0)) {
+            found.push(format!("`{key}` is 0; use at least 1, or leave it out for the default"));
         }
         if self.cpu_slots > 1024 {
             found.push(format!("`cpu_slots` is {}; use at most 1024", self.cpu_slots));
@@ -307,10 +310,13 @@ mod tests {
             data_roots: vec!["data".into()],
             owners: vec![String::new()],
             join_token_file: Some("/run/token".into()),
+            fetched_quota_gib: Some(0),
             ..Config::default()
         };
         let problems = config.problems().join("\n");
-        for key in ["`scheduler` is", "`data_roots`", "`owners`", "`join_token_file` is"] {
+        for key in
+            ["`scheduler` is", "`data_roots`", "`owners`", "`join_token_file` is", "`fetched_quota_gib` is 0"]
+        {
             assert!(problems.contains(key), "{problems}");
         }
     }

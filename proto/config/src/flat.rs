@@ -24,7 +24,7 @@ impl Layer {
     pub fn from_tables(tables: Map<String, Value>, origin: &str) -> Self {
         let mut layer = Self::from_value(Value::new(None, ValueKind::Table(tables)));
         for (_, value) in &mut layer.0 {
-            *value = Value::new(Some(&origin.to_owned()), value.kind.clone());
+            *value = Value::new(Some(&origin.to_owned()), unrounded(value.kind.clone()));
         }
         layer
     }
@@ -35,6 +35,21 @@ impl Layer {
         flatten("", value, &mut flat);
         flat.sort_by(|a, b| a.0.cmp(&b.0));
         Self(flat)
+    }
+}
+
+/// Numbers with a point as texts, as the environment has them: `config` rounds a number for an integer, and refuses a text.
+fn unrounded(kind: ValueKind) -> ValueKind {
+    match kind {
+        ValueKind::Float(number) => number.to_string().into(),
+        ValueKind::Array(items) => {
+            let item = |item: Value| {
+                let origin = item.origin().map(str::to_owned);
+                Value::new(origin.as_ref(), unrounded(item.kind))
+            };
+            ValueKind::Array(items.into_iter().map(item).collect())
+        }
+        other => other,
     }
 }
 

@@ -263,6 +263,10 @@ fn with_place(error: config::ConfigError, origins: &Layer) -> LoadError {
     let Some((key, value)) = origins.0.iter().find(|(other, _)| other == key) else { return error.into() };
     let text = told(&error);
     let mut problem = text.split(" for key `").next().unwrap_or(&text).to_owned();
+    let no_integer = problem.strip_prefix("invalid type: string \"");
+    if let Some(text) = no_integer.and_then(|rest| rest.strip_suffix("\", expected an integer")) {
+        problem = format!("`{text}` is no whole number, and nothing is rounded; write one, such as 20,");
+    }
     if problem.ends_with("expected a duration") {
         problem.push_str(", such as \"30s\", \"90m\" or \"1h 30m\"");
     }

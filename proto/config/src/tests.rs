@@ -148,6 +148,42 @@ fn a_value_of_the_wrong_type_names_key_and_source() {
 }
 
 #[test]
+fn a_fraction_for_a_whole_number_is_refused_wherever_it_comes_from() {
+    let wanted = |text: &str, place: &str| {
+        format!(
+            "`{text}` is no whole number, and nothing is rounded; write one, such as 20, for key `cpu_slots` in {place}"
+        )
+    };
+    for text in ["0.1", "1.9", "-0.4", "inf"] {
+        let (_dir, path) = file(&format!("cpu_slots = {text}\n"));
+        let error = sources().file(Some(&path)).load::<Config>().unwrap_err().to_string();
+        assert_eq!(error, wanted(text, &format!("file {}", path.display())));
+    }
+    let error = sources().environment(env("TRAINYARD_AGENT__CPU_SLOTS", "0.1")).load::<Config>();
+    assert_eq!(error.unwrap_err().to_string(), wanted("0.1", "environment TRAINYARD_AGENT__CPU_SLOTS"));
+    let error = sources().flag("cpu_slots", Some("0.1")).load::<Config>().unwrap_err();
+    assert_eq!(error.to_string(), wanted("0.1", "flag --cpu-slots"));
+}
+
+#[test]
+fn a_number_with_a_point_is_taken_where_one_is_wanted() {
+    #[derive(Debug, Default, Serialize, Deserialize)]
+    struct Shares {
+        share: f64,
+        shares: Vec<f32>,
+        optional: Option<u32>,
+        texts: Vec<String>,
+    }
+    let (_dir, path) = file("share = 0.25\nshares = [0.5, 1.0]\noptional = 2.0\ntexts = ['a', 1.5]\n");
+    let got = sources().file(Some(&path)).load::<Shares>().unwrap().value;
+    assert_eq!((got.share, got.shares, got.optional), (0.25, vec![0.5, 1.0], Some(2)));
+    assert_eq!(got.texts, ["a", "1.5"]);
+    let (_dir, path) = file("optional = 0.4\n");
+    let error = sources().file(Some(&path)).load::<Shares>().unwrap_err().to_string();
+    assert!(error.contains("`0.4` is no whole number") && error.contains("`optional`"), "{error}");
+}
+
+#[test]
 fn a_value_that_does_not_parse_names_key_and_source_once() {
     let error = sources().environment(env("TRAINYARD_AGENT__LEASE__TTL", "soon")).load::<Config>();
     let wanted = "invalid value: string \"soon\", expected a duration, such as \"30s\", \"90m\" or \"1h 30m\" for key `lease.ttl` in environment \
