@@ -7,12 +7,13 @@ use std::sync::Arc;
 use tokio_stream::StreamExt as _;
 use trainyard_content::{Builder, Digest, Kind};
 use trainyard_types::train::JOB_WEIGHTS;
-use trainyard_types::{Artifact, JobId, JobSpec, Reference, Time};
+use trainyard_types::{Artifact, JobId, JobSpec, ModelScale, Reference, Time};
 
 use super::Context;
 use super::datasets::unresolved;
 use super::jobs::find_job;
 use super::status::ApiError;
+use super::weights_model;
 use crate::access::Caller;
 use crate::blobs::BlobError;
 use crate::content::{Held, PushError, Wanted};
@@ -31,15 +32,25 @@ pub(super) struct JobContent<'a> {
     user: &'a str,
     /// By what was named, so that ten thousand jobs of one data set are one look.
     held: HashMap<(Kind, PathBuf), Held>,
+    /// The models of weights that were named, where they are known.
+    models: HashMap<PathBuf, Option<ModelScale>>,
 }
 
 impl<'a> JobContent<'a> {
     pub(super) fn new(context: &'a Context, caller: Caller, user: &'a str) -> Self {
-        Self { context, caller, user, held: HashMap::new() }
+        Self { context, caller, user, held: HashMap::new(), models: HashMap::new() }
     }
 
-    /// Writes exact versions where a spec names some. `field` is where the spec is in the request.
+    /// Writes exact versions where a spec names some, of weights that its model takes. `field` is where the spec is in
+    /// the request.
     pub(super) async fn resolve(&mut self, spec: &mut JobSpec, field: &str) -> Result<(), ApiError> {
+        let weights = spec.train.pretrained.clone();
+        self.resolve_names(spec, field).await?;
+        self.check_model(&weights, spec.train.model, &format!("{field}.train.pretrained")).await
+    }
+
+    /// The same, whatever the weights are of: another field of the request may change model or weights.
+    pub(super) async fn resolve_names(&mut self, spec: &mut JobSpec, field: &str) -> Result<(), ApiError> {
         if let Some(exact) = self.data(&spec.train.data, &format!("{field}.train.data")).await? {
             spec.train.data = exact;
         }
@@ -68,11 +79,40 @@ impl<'a> JobContent<'a> {
         if let Some(job) = job
             && !self.held.contains_key(&key)
         {
-            let reference = self.best_of(job, field).await?;
+            let (reference, model) = self.best_of(job, field).await?;
             let held = self.hold(Kind::Weights, &reference, field).await?;
             self.held.insert(key, held);
+            self.models.insert(path.to_owned(), Some(model));
         }
         self.version(Kind::Weights, path, field).await
+    }
+
+    /// Refuses weights of another model, where it is known of which they are. `path` is as it was named.
+    pub(super) async fn check_model(
+        &mut self,
+        path: &Path,
+        model: ModelScale,
+        field: &str,
+    ) -> Result<(), ApiError> {
+        let Some(held) = self.held.get(&(Kind::Weights, path.to_owned())) else { return Ok(()) };
+        let found = match self.models.get(path) {
+            Some(known) => *known,
+            None => {
+                let found = weights_model::of_stored(&self.context.content, &held.version).await;
+                self.models.insert(path.to_owned(), found);
+                found
+            }
+        };
+        match found {
+            Some(found) if found != model => {
+                let text = format!(
+                    "is `{}`, weights of {found}, and `model` is {model}; name weights of {model}, or the model {found}",
+                    path.display()
+                );
+                Err(ApiError::field(field, text))
+            }
+            _ => Ok(()),
+        }
     }
 
     async fn version(&mut self, kind: Kind, path: &Path, field: &str) -> Result<Option<PathBuf>, ApiError> {
@@ -85,7 +125,7 @@ impl<'a> JobContent<'a> {
                 Err(error) => {
                     match reference.name().strip_prefix(JOB_WEIGHTS_NAME).filter(|_| kind == Kind::Weights) {
                         Some(job) => {
-                            let again = self.best_of(job, field).await.map_err(|_| error)?;
+                            let (again, _) = self.best_of(job, field).await.map_err(|_| error)?;
                             self.hold(kind, &again, field).await?
                         }
                         None => return Err(error),
@@ -102,16 +142,16 @@ impl<'a> JobContent<'a> {
         found.map_err(|why| unresolved(kind, reference, why, Some(field)))
     }
 
-    /// Keeps a job's best weights as a version of their own, so that they outlive it.
-    async fn best_of(&self, text: &str, field: &str) -> Result<Reference, ApiError> {
+    /// Keeps a job's best weights as a version of their own, so that they outlive it. Returns it, and the job's model.
+    async fn best_of(&self, text: &str, field: &str) -> Result<(Reference, ModelScale), ApiError> {
         let (wanted, caller) = (text.to_owned(), self.caller.clone());
-        let find = move |state: &mut StateView<'_>| -> Result<(JobId, Option<Artifact>, String), ApiError> {
+        let find = move |state: &mut StateView<'_>| -> Result<_, ApiError> {
             let job = find_job(state, &wanted, &caller)?;
             let record = state.core.job(job).ok_or_else(|| ApiError::no_job(&job))?;
             let best = record.artifacts.iter().find(|artifact| artifact.name == BEST).cloned();
-            Ok((job, best, record.state.to_string()))
+            Ok((job, best, record.state.to_string(), record.full_spec().train.model))
         };
-        let (job, best, state) = self.context.driver.ask_leader(find).await??;
+        let (job, best, state, model) = self.context.driver.ask_leader(find).await??;
         let Some(best) = best else {
             let text = format!(
                 "is `{JOB_WEIGHTS}{text}`: job {job} has no weights to begin from (it is {state}); name one that has \
@@ -147,7 +187,7 @@ impl<'a> JobContent<'a> {
             CopyError::Push(error @ PushError::Quota { .. }) => ApiError::DataQuota(error.to_string()),
             CopyError::Push(error) => ApiError::field(field, error.to_string()),
         })?;
-        Ok(reference)
+        Ok((reference, model))
     }
 
     async fn copy(&self, job: JobId, best: &Artifact, wanted: Wanted) -> Result<(), CopyError> {

@@ -9,7 +9,7 @@ use tonic::{Request, Status, Streaming};
 use trainyard_proto::convert::job::{parse_job_spec, timestamp};
 use trainyard_proto::pb;
 use trainyard_scheduler_core::{Axis, Content, JobGroupRecord, SWEEP_LABEL, Sweep};
-use trainyard_types::{JobGroupId, JobId, JobSpec, TrainPatch, Violation};
+use trainyard_types::{JobGroupId, JobId, JobSpec, ModelScale, TrainPatch, Violation};
 
 use super::Context;
 use super::data_check;
@@ -133,7 +133,18 @@ async fn resolve_all(content: &mut JobContent<'_>, specs: &mut [Arc<JobSpec>]) -
 
 /// The same for a sweep's spec, and for the values of its axes.
 async fn resolve_sweep(content: &mut JobContent<'_>, sweep: &mut Sweep) -> Result<(), ApiError> {
-    content.resolve(&mut sweep.spec, "spec").await?;
+    let weights = sweep.spec.train.pretrained.clone();
+    content.resolve_names(&mut sweep.spec, "spec").await?;
+    let patches = || sweep.axes.iter().flat_map(|axis| &axis.values).map(|(_, patch)| patch);
+    let mut models: Vec<ModelScale> = patches().filter_map(|patch| patch.model).collect();
+    if models.is_empty() {
+        models.push(sweep.spec.train.model);
+    }
+    if patches().all(|patch| patch.pretrained.is_none()) {
+        for model in &models {
+            content.check_model(&weights, *model, "spec.train.pretrained").await?;
+        }
+    }
     for (at, axis) in sweep.axes.iter_mut().enumerate() {
         for (number, (_, patch)) in axis.values.iter_mut().enumerate() {
             let field = format!("axes[{at}].values[{number}]");
@@ -141,7 +152,11 @@ async fn resolve_sweep(content: &mut JobContent<'_>, sweep: &mut Sweep) -> Resul
                 patch.data = Some(content.data(path, &field).await?.unwrap_or_else(|| path.clone()));
             }
             if let Some(path) = &patch.pretrained {
-                patch.pretrained = Some(content.weights(path, &field).await?.unwrap_or_else(|| path.clone()));
+                let exact = content.weights(path, &field).await?.unwrap_or_else(|| path.clone());
+                for model in &models {
+                    content.check_model(path, *model, &field).await?;
+                }
+                patch.pretrained = Some(exact);
             }
         }
     }

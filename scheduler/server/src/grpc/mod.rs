@@ -21,6 +21,7 @@ mod status;
 mod telemetry;
 mod translate;
 mod watch_cluster;
+mod weights_model;
 mod words;
 
 use std::sync::Arc;

@@ -114,6 +114,12 @@ fn training(data: &str, pretrained: &str) -> pb::SubmitJobRequest {
     request
 }
 
+fn training_of(model: &str, pretrained: &str) -> pb::SubmitJobRequest {
+    let mut request = training("/data/bccd/data.yaml", pretrained);
+    request.spec.as_mut().unwrap().train.as_mut().unwrap().model = model.into();
+    request
+}
+
 pub async fn read(scheduler: &Scheduler, request: pb::ReadDatasetRequest) -> Result<Vec<u8>, Status> {
     let mut stream = scheduler.datasets().read_dataset(request).await?.into_inner();
     let mut bytes = Vec::new();
@@ -471,4 +477,39 @@ async fn a_jobs_best_weights_begin_another_job_and_outlive_it() {
         ..Default::default()
     };
     assert_eq!(read(&scheduler, request).await.unwrap(), best);
+}
+
+#[tokio::test]
+async fn weights_of_another_model_are_refused_before_anything_queues() {
+    let scheduler = Scheduler::start().await;
+    let mut agent = scheduler.agent(1, &[]).await;
+    let first = scheduler.submit(training_of("yolov8s", "")).await.unwrap();
+    let attempt = agent.assigned().await.attempt;
+    let header = br#"{"__metadata__":{"model":"yolov8s"}}"#;
+    let best = [&(header.len() as u64).to_le_bytes()[..], header].concat();
+    succeed(&scheduler, &mut agent, &attempt, &best).await;
+    let of_job = format!("job:{}", first.id);
+    let second = scheduler.submit(training_of("yolov8s", &of_job)).await.unwrap();
+    let exact = second.spec.unwrap().train.unwrap().pretrained.unwrap();
+    for named in [&of_job, &exact] {
+        for validate_only in [true, false] {
+            let request = pb::SubmitJobRequest { validate_only, ..training_of("yolov8n", named) };
+            let error = scheduler.jobs().submit_job(request).await.unwrap_err();
+            let wanted = format!(
+                "spec.train.pretrained: is `{named}`, weights of yolov8s, and `model` is yolov8n; name weights of yolov8n, \
+                 or the model yolov8s"
+            );
+            assert_eq!((error.code(), error.message()), (Code::InvalidArgument, wanted.as_str()));
+        }
+    }
+    let sweep = |parameter: &str, values: [&str; 2]| pb::SubmitSweepRequest {
+        spec: training_of("yolov8s", &of_job).spec,
+        axes: vec![pb::SweepAxis { parameter: parameter.into(), values: values.map(str::to_owned).to_vec() }],
+        validate_only: true,
+        ..Default::default()
+    };
+    let error = scheduler.jobs().submit_sweep(sweep("model", ["yolov8s", "yolov8m"])).await.unwrap_err();
+    assert!(error.message().contains("and `model` is yolov8m"), "{error}");
+    scheduler.jobs().submit_sweep(sweep("pretrained", [&exact, "/w/best.pt"])).await.unwrap();
+    scheduler.jobs().submit_sweep(sweep("lr0", ["0.1", "0.2"])).await.unwrap();
 }
