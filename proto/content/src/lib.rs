@@ -15,4 +15,4 @@ pub use digest::{Digest, Hasher, ParseDigestError};
 pub use manifest::{
     Builder, Entry, Kind, MAX_FILE_BYTES, MAX_FILES, Manifest, ManifestError, ParseKindError,
 };
-pub use path_rules::{MAX_PATH_BYTES, PathError, SpellingClashes, check_path};
+pub use path_rules::{MAX_PATH_BYTES, PULL_MARKER, PathError, SpellingClashes, check_path, clash};

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::digest::{Digest, Hasher};
-use crate::path_rules::{PathError, SpellingClashes, check_path};
+use crate::path_rules::{PathError, SpellingClashes, check_path, clash};
 
 /// Files of a version.
 pub const MAX_FILES: usize = 2_000_000;
@@ -62,10 +62,10 @@ pub enum ManifestError {
     #[error("`{0}` comes after a path that is greater or equal; sort by the paths' bytes, each once")]
     Order(String),
     #[error(
-        "`{0}` is the same as another path where upper and lower case or normal forms are not told apart; rename \
-         one of them"
+        "`{path}` is the same as `{other}` where upper and lower case or normal forms are not told apart; rename one of \
+         them"
     )]
-    Clash(String),
+    Clash { path: String, other: String },
     #[error("`{path}` has {size_bytes} bytes; a file may have {MAX_FILE_BYTES}")]
     FileTooLarge { path: String, size_bytes: u64 },
     #[error("there are more than {MAX_FILES} files")]
@@ -221,7 +221,8 @@ impl Builder {
     /// # Errors
     /// The path, its place or the size breaks a rule. Nothing was added.
     pub fn add(&mut self, path: &str, size_bytes: u64, digest: Digest) -> Result<(), ManifestError> {
-        check_path(path).map_err(|cause| ManifestError::Path { path: path.to_owned(), cause })?;
+        let wrong = |cause| ManifestError::Path { path: without_controls(path), cause };
+        check_path(path).map_err(wrong)?;
         if size_bytes > MAX_FILE_BYTES {
             return Err(ManifestError::FileTooLarge { path: path.to_owned(), size_bytes });
         }
@@ -236,7 +237,9 @@ impl Builder {
         let path_end = u32::try_from(paths_bytes).ok().filter(|_| paths_bytes <= MAX_PATHS_BYTES);
         let path_end = path_end.ok_or(ManifestError::TooLongPaths)?;
         if !self.clashes.is_new(path) {
-            return Err(ManifestError::Clash(path.to_owned()));
+            let other = self.manifest.entries().find(|entry| clash(entry.path, path));
+            let other = other.map_or_else(|| "another path".to_owned(), |entry| entry.path.to_owned());
+            return Err(ManifestError::Clash { path: path.to_owned(), other });
         }
         self.manifest.paths.push_str(path);
         self.manifest.rows.push(Row { digest, size_bytes, path_end });
@@ -261,6 +264,11 @@ impl Builder {
             _ => Ok(manifest),
         }
     }
+}
+
+/// A path for a message: a name with a line's end in it would make two of it, and escapes steer terminals.
+fn without_controls(path: &str) -> String {
+    path.replace(char::is_control, "\u{FFFD}")
 }
 
 fn is_weights_file(path: &str) -> bool {
@@ -300,8 +308,9 @@ mod tests {
         assert!(error(&[("images/1.jpg", "x")]).contains("data.yaml"));
         assert!(error(&[("b", ""), ("a", "")]).contains("`a` comes after"));
         assert!(error(&[("a", ""), ("a", "")]).contains("`a` comes after"));
-        assert!(error(&[("A", ""), ("a", "")]).contains("`a` is the same"));
+        assert!(error(&[("A", ""), ("a", "")]).contains("`a` is the same as `A` where"));
         assert!(error(&[("../a", "")]).contains("`../a` has the part `..`"));
+        assert!(error(&[("a\nb\u{1b}c", "")]).starts_with("`a\u{FFFD}b\u{FFFD}c` has a control character"));
         let mut builder = Builder::new(Kind::Weights);
         let too_large = builder.add("a", MAX_FILE_BYTES + 1, Digest([0; 32]));
         assert!(matches!(too_large, Err(ManifestError::FileTooLarge { .. })));

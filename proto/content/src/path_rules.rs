@@ -10,6 +10,8 @@ use unicode_normalization::UnicodeNormalization as _;
 pub const MAX_PATH_BYTES: usize = 1024;
 /// Bytes of a folder's or file's name: what usual file systems take.
 const MAX_NAME_BYTES: usize = 255;
+/// The file by which a pull knows its folder again, at the top of it: no version has one.
+pub const PULL_MARKER: &str = ".trainyard-pull";
 
 /// Why a version cannot have a file of this path.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -27,6 +29,8 @@ pub enum PathError {
     Part(String),
     #[error("has a control character; rename the file")]
     Control,
+    #[error("has the name by which a pull knows its folder, `{PULL_MARKER}`; rename the file")]
+    Marker,
 }
 
 /// Checks one path: relative, with `/` between its parts, inside of its folder.
@@ -53,6 +57,10 @@ pub fn check_path(path: &str) -> Result<(), PathError> {
         if part.len() > MAX_NAME_BYTES {
             return Err(PathError::NameTooLong(part.len()));
         }
+    }
+    // In any case, as file systems have it that do not tell cases apart.
+    if path.split('/').next().is_some_and(|top| top.eq_ignore_ascii_case(PULL_MARKER)) {
+        return Err(PathError::Marker);
     }
     Ok(())
 }
@@ -95,6 +103,13 @@ impl SpellingClashes {
     }
 }
 
+/// Whether two paths are one where upper and lower case or normal forms are not told apart, or if one of them would be a
+/// folder of the other, or if a folder of theirs is written in two ways.
+pub fn clash(one: &str, other: &str) -> bool {
+    let mut clashes = SpellingClashes::default();
+    !clashes.is_new(one) || !clashes.is_new(other)
+}
+
 /// A path without case, in one normal form.
 fn folded(path: &str) -> String {
     if path.is_ascii() {
@@ -110,7 +125,9 @@ mod tests {
 
     #[test]
     fn paths_stay_in_their_folder() {
-        for good in ["a", "images/train/001.jpg", "Bilder/Zellen ß.png", "a..b/...", "-", "a b"] {
+        for good in
+            ["a", "images/train/001.jpg", "Bilder/Zellen ß.png", "a..b/...", "-", "a b", "a/.trainyard-pull"]
+        {
             assert_eq!(check_path(good), Ok(()), "{good}");
         }
         for (bad, error) in [
@@ -123,6 +140,8 @@ mod tests {
             ("./a", PathError::Part(".".into())),
             ("a\nb", PathError::Control),
             ("a\0", PathError::Control),
+            (".trainyard-pull", PathError::Marker),
+            (".Trainyard-Pull/a", PathError::Marker),
         ] {
             assert_eq!(check_path(bad), Err(error), "{bad:?}");
         }
@@ -146,5 +165,10 @@ mod tests {
         assert_eq!(clash(&["\u{e9}/1", "e\u{301}/2"]).as_deref(), Some("e\u{301}/2"));
         assert_eq!(clash(&["a/b/c", "a/B"]).as_deref(), Some("a/B"));
         assert_eq!(clash(&["a/b/c", "a/b/d", "a"]).as_deref(), Some("a"));
+        for (one, other) in [("a", "A"), ("a/b/c", "a/B"), ("images/Train/1", "images/train/2"), ("a", "a/b")]
+        {
+            assert!(super::clash(one, other) && super::clash(other, one), "{one} {other}");
+        }
+        assert!(!super::clash("a/b", "a/c"));
     }
 }

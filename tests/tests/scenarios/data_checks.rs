@@ -92,6 +92,7 @@ async fn a_wrong_path_in_a_data_yaml_is_an_answer_to_whoever_submits() {
     let elsewhere = ["train", "/etc/data.yaml", "--device", "cpu", "--model", "yolov8n", "--dry-run"];
     let (code, _, error) = cluster.yard(&elsewhere).await.unwrap();
     assert!(code == 0 && error.contains("warning: data set not checked: /etc/data.yaml: "), "{error}");
+    assert!(error.contains("; the job waits for an agent that does"), "{error}");
 }
 
 /// A trainer whose check never ends, and that trains nothing.

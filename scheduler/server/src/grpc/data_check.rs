@@ -145,9 +145,14 @@ const NOT_CHECKED: &str = "data set not checked";
 /// What that means for the job.
 const SHOWS_LATER: &str = "what may be wrong with it shows when its job starts";
 
+/// What it means that no agent sees it.
+const WAITS: &str = "the job waits for an agent that does: `data_roots` of an agent names what its jobs may read, and a \
+                     data set that is pushed (`yard data push`) is read everywhere";
+
 /// That a data set was not looked at, and why not. The reason may be a stranger's.
 fn not_checked(data: &Path, why: &Unchecked) -> String {
-    clean(&format!("{NOT_CHECKED}: {}: {why}; {SHOWS_LATER}", data.display()))
+    let then = if matches!(why, Unchecked::NobodyCould | Unchecked::Unseen(_)) { WAITS } else { SHOWS_LATER };
+    clean(&format!("{NOT_CHECKED}: {}: {why}; {then}", data.display()))
 }
 
 /// The warnings, and how many more there are.
@@ -221,6 +226,20 @@ mod tests {
         let mut refused = Refused::default();
         refused.add("spec.train.data", &check);
         refused.violations().unwrap()
+    }
+
+    #[test]
+    fn a_data_set_that_nobody_sees_is_said_to_hold_its_job() {
+        let of = |why: Unchecked| not_checked(Path::new("/etc/data.yaml"), &why);
+        for why in [Unchecked::NobodyCould, Unchecked::Unseen("lies outside".into())] {
+            let text = of(why);
+            assert!(
+                text.contains("sees it") && text.contains("; the job waits for an agent that does"),
+                "{text}"
+            );
+            assert!(text.contains("`data_roots`") && !text.contains("starts"), "{text}");
+        }
+        assert!(of(Unchecked::TooMany).ends_with("shows when its job starts"));
     }
 
     #[test]

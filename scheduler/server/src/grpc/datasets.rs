@@ -95,12 +95,14 @@ pub(super) fn unresolved(
     why: Unresolved,
     field: Option<&str>,
 ) -> ApiError {
-    let noun = noun(kind);
+    let (noun, are) = (noun(kind), if kind == Kind::Weights { "are" } else { "is" });
     let text = match why {
         Unresolved::NoName(Some(near)) => {
-            format!("there is no {noun} `{}`; did you mean `{near}`?", reference.name())
+            format!("there {are} no {noun} `{}`; did you mean `{near}`?", reference.name())
         }
-        Unresolved::NoName(None) => format!("there is no {noun} `{}`; {}", reference.name(), hint(kind)),
+        Unresolved::NoName(None) => {
+            format!("there {are} no {noun} `{}`; {}", reference.name(), hint(kind))
+        }
         Unresolved::NoVersion => {
             format!("`{}` has no version `{}`; {}", reference.name(), reference.version(), hint(kind))
         }

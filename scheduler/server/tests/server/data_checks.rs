@@ -88,7 +88,8 @@ async fn lack(agent: &mut Agent, error: &str) {
 fn not_checked(warnings: &[String]) -> &str {
     let [warning] = warnings else { panic!("{warnings:?}") };
     let why = warning.strip_prefix("data set not checked: ").unwrap();
-    why.strip_suffix("; what may be wrong with it shows when its job starts").unwrap()
+    let waits = why.split_once("; the job waits for an agent that does: ").map(|(why, _)| why);
+    waits.or_else(|| why.strip_suffix("; what may be wrong with it shows when its job starts")).unwrap()
 }
 
 fn on(data: &str) -> pb::SubmitJobRequest {
