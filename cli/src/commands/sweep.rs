@@ -71,6 +71,21 @@ pub fn parse_axis(text: &str) -> Result<pb::SweepAxis, String> {
     Ok(pb::SweepAxis { parameter, values })
 }
 
+/// Submits a sweep, or has it checked.
+///
+/// # Errors
+/// The scheduler refuses it or cannot be reached.
+pub async fn ask(
+    context: &Context,
+    spec: pb::JobSpec,
+    axes: Vec<pb::SweepAxis>,
+    validate_only: bool,
+) -> Result<pb::SubmitSweepResponse, Failure> {
+    let request =
+        pb::SubmitSweepRequest { request_id: draw_request_id(), spec: Some(spec), axes, validate_only };
+    context.client.retrying(|| async { context.client.jobs().submit_sweep(request.clone()).await }).await
+}
+
 /// Queues a sweep, and prints its id.
 ///
 /// # Errors
@@ -81,14 +96,7 @@ pub async fn submit(
     axes: Vec<pb::SweepAxis>,
     dry_run: bool,
 ) -> Result<(), Failure> {
-    let request = pb::SubmitSweepRequest {
-        request_id: draw_request_id(),
-        spec: Some(spec),
-        axes,
-        validate_only: dry_run,
-    };
-    let call = || async { context.client.jobs().submit_sweep(request.clone()).await };
-    let answer = context.client.retrying(call).await?;
+    let answer = ask(context, spec, axes, dry_run).await?;
     terminal::warn(&answer.warnings);
     let (id, are) = (&answer.sweep_id, if answer.jobs == 1 { "is" } else { "are" });
     let jobs = counted(usize::try_from(answer.jobs).unwrap_or(usize::MAX), "job");

@@ -76,16 +76,18 @@ impl Train {
     /// The scheduler refuses the job or cannot be reached; with `--follow`, the job does not succeed.
     pub async fn run(self, context: &Context) -> Result<(), Failure> {
         let mut spec = self.job_spec()?;
+        if let Some(pretrained) = &mut spec.train.get_or_insert_default().pretrained {
+            *pretrained = sources::with_whole_job_id(context, pretrained).await?;
+        }
         if self.push {
-            let Some(version) = sources::push_data(context, self.data_word(), self.dry_run).await? else {
+            let checked = sources::check_before_push(context, spec.clone(), &self.sweep);
+            let Some(version) = sources::push_data(context, self.data_word(), checked, self.dry_run).await?
+            else {
                 return Ok(());
             };
             spec.train.get_or_insert_default().data = version.to_string();
         }
         let train = spec.train.get_or_insert_default();
-        if let Some(pretrained) = &mut train.pretrained {
-            *pretrained = sources::with_whole_job_id(context, pretrained).await?;
-        }
         for path in [Some(&train.data), train.pretrained.as_ref()].into_iter().flatten() {
             if Path::new(path).is_absolute() && !Path::new(path).is_file() {
                 terminal::message(&format!(

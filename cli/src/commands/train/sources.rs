@@ -4,10 +4,12 @@
 use std::path::Path;
 
 use trainyard_content::Kind;
+use trainyard_proto::pb;
 use trainyard_types::Reference;
 use trainyard_types::train::JOB_WEIGHTS;
 
-use crate::commands::Context;
+use crate::commands::submit::{draw_request_id, submit_job};
+use crate::commands::{Context, sweep};
 use crate::dataset::naming::{self, Named};
 use crate::dataset::{preflight, push, store};
 use crate::failure::Failure;
@@ -30,17 +32,53 @@ pub fn data_and_name(word: &Path, push: bool) -> Result<(String, String), Failur
     Ok((file.to_string_lossy().into_owned(), folder.to_string_lossy().into_owned()))
 }
 
-/// Pushes a data set of this machine. Returns its version; nothing where a dry run is over, since a version that is not
-/// stored cannot be trained on.
+/// A path that is on no machine: nothing lies in a file.
+const NO_DATA: &str = "/dev/null/data.yaml";
+/// How a violation begins that is about the data set.
+const ABOUT_DATA: &str = "spec.train.data: ";
+
+/// Has the scheduler check everything of a job but its data set, which it does not have yet: a push may take hours.
 ///
 /// # Errors
-/// It cannot be trained on; the scheduler refuses or cannot be reached.
-pub async fn push_data(context: &Context, word: &Path, dry_run: bool) -> Result<Option<Reference>, Failure> {
+/// The job would be refused; the scheduler cannot be reached.
+pub async fn check_before_push(
+    context: &Context,
+    mut spec: pb::JobSpec,
+    sweep: &[pb::SweepAxis],
+) -> Result<(), Failure> {
+    NO_DATA.clone_into(&mut spec.train.get_or_insert_default().data);
+    let checked = if sweep.is_empty() {
+        submit_job(&context.client, &draw_request_id(), spec, true).await.map(drop)
+    } else {
+        sweep::ask(context, spec, sweep.to_vec(), true).await.map(drop)
+    };
+    let is_data_alone = |failure: &Failure| match &failure.details[..] {
+        [] => failure.message.starts_with(ABOUT_DATA),
+        fields => fields.iter().all(|field| field.starts_with(ABOUT_DATA)),
+    };
+    match checked {
+        Err(failure) if !is_data_alone(&failure) => Err(failure.details(["nothing was pushed".to_owned()])),
+        _ => Ok(()),
+    }
+}
+
+/// Pushes a data set of this machine, once it and the rest of the job are found to be right. Returns its version; nothing
+/// where a dry run is over, since a version that is not stored cannot be trained on.
+///
+/// # Errors
+/// It cannot be trained on; the job is wrong; the scheduler refuses or cannot be reached.
+pub async fn push_data(
+    context: &Context,
+    word: &Path,
+    checked: impl Future<Output = Result<(), Failure>>,
+    dry_run: bool,
+) -> Result<Option<Reference>, Failure> {
     if !word.exists() {
         let word = terminal::clean(&word.display().to_string());
         return Err(Failure::usage(format!("--push: `{word}` is not on this machine"))
             .hint("give a data.yaml or a folder with one; what is pushed already needs no --push"));
     }
+    checked.await?;
     let bundle = preflight::data_set(word, None).await?;
     let dataset =
         if dry_run { push::rehearse(context, &bundle).await? } else { push::push(context, &bundle).await? };
@@ -55,7 +93,7 @@ pub async fn push_data(context: &Context, word: &Path, dry_run: bool) -> Result<
     }
     let shown = push::shown(&dataset);
     terminal::message(&format!(
-        "it would be stored as {shown}; nothing was sent, so the job itself cannot be checked yet"
+        "it would be stored as {shown}; nothing was sent, and the job is valid as far as it is known without it"
     ));
     context.output.document(&to_json("Dataset", &dataset))?;
     Ok(None)
