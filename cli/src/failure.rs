@@ -128,7 +128,8 @@ impl Failure {
         let mut text = format!("{red}error:{off} {}", clean_lines(&self.message));
         // Writing to a String cannot fail.
         for detail in &self.details {
-            let _ = write!(text, "\n  {}", clean_lines(detail));
+            // A line each, also where a file's name has several.
+            let _ = write!(text, "\n  {}", clean(detail));
         }
         if let Some(hint) = &self.hint {
             let _ = write!(text, "\n{cyan}hint:{off} {}", clean_lines(hint));
@@ -219,7 +220,7 @@ mod tests {
 
     #[test]
     fn no_part_of_an_error_steers_a_terminal() {
-        let failure = Failure::usage("a\u{1b}[31m").details(["b\u{7}".to_owned()]).hint("c\u{1b}]0;x");
+        let failure = Failure::usage("a\u{1b}[31m").details(["b\u{7}\nd".to_owned()]).hint("c\u{1b}]0;x");
         let text = failure.render(false);
         assert!(text.chars().all(|letter| letter == '\n' || !letter.is_control()), "{text:?}");
         assert_eq!(text.lines().count(), 3);

@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 use std::os::fd::AsFd as _;
+use std::path::Path;
 use std::thread;
 
 use nix::errno::Errno;
@@ -11,6 +12,11 @@ use tokio::sync::oneshot;
 pub use trainyard_types::text::clean;
 
 use crate::args::ColorChoice;
+
+/// A path inside of a message: no name, whoever made it, ends a line or steers the terminal.
+pub fn shown(path: &Path) -> String {
+    clean(&path.display().to_string())
+}
 
 /// Prints a message for people. One that cannot be printed is lost: there is no other place for it.
 pub fn message(text: &str) {

@@ -282,3 +282,47 @@ def test_what_is_too_large_to_be_read_is_refused_by_name(cells: Path) -> None:
     data_yaml.unlink()
     os.mkfifo(data_yaml)
     assert "data.yaml` is no regular file" in refusal(cells)
+
+
+def test_weights_that_are_cut_off_are_refused(tmp_path: Path) -> None:
+    header = json.dumps(
+        {
+            "__metadata__": {"model": "yolov8n"},
+            "b": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]},
+            "a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]},
+        }
+    ).encode()
+    tensors = len(header).to_bytes(8, "little") + header + bytes(12)
+    archive = b"PK\x03\x04" + bytes(100_000) + b"PK\x05\x06" + bytes(18)
+
+    def said(name: str, content: bytes) -> str:
+        file = tmp_path / name
+        file.write_bytes(content)
+        try:
+            _packing.weights(file, None)
+        except InvalidArgument as error:
+            return str(error)
+        return ""
+
+    assert said("a.safetensors", tensors) == said("a.pt", archive) == said("b.pt", b"\x80\x02old") == ""
+    whole = f"a.safetensors` is not whole: by its header it has {len(tensors)} bytes, and there are "
+    for wrong in (tensors[:-1], tensors + b"x"):
+        assert whole + str(len(wrong)) in said("a.safetensors", wrong)
+    assert "its header ends at byte" in said("a.safetensors", tensors[:40])
+    assert "the list of contents at its end is missing" in said("a.pt", archive[:-22])
+    for name, content in (("a.pt", b"<html>"), ("a.safetensors", b"\2\0\0\0\0\0\0\0{]"), ("a.safetensors", b"")):
+        assert "holds no weights" in said(name, content)
+
+
+def test_what_comes_through_links_is_said(cells: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    for kind, ending in (("images", ".jpg"), ("labels", ".txt")):
+        (elsewhere / kind).mkdir(parents=True)
+        for file in sorted((cells / kind / "train").glob(f"*{ending}"))[:2]:
+            shutil.move(file, elsewhere / kind / file.name)
+            file.symlink_to(elsewhere / kind / file.name)
+    shutil.move(cells / "images" / "val", elsewhere / "val")
+    (cells / "images" / "val").symlink_to(elsewhere / "val")
+    check_same(cells)
+    said = [f"taken along from {(elsewhere / part).resolve()}, through links" for part in ("images", "labels", "val")]
+    assert _packing.data_set(cells, None).notes == said

@@ -28,8 +28,8 @@ from trainyard import (
 )
 from trainyard._stopping import Stop
 
-#: What trainings take for weights of PyTorch, by its first bytes.
-_PICKLE = b"PK\x03\x04"
+#: What trainings take for weights of PyTorch: an archive by its first bytes, and by its end.
+_PICKLE, _PICKLE_END = b"PK\x03\x04", b"PK\x05\x06" + bytes(18)
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +155,7 @@ def test_a_file_that_changes_meanwhile_stops_the_push(
 
 def test_a_large_file_travels_in_pieces(client: Client, tmp_path: Path) -> None:
     file = tmp_path / "Large one.pt"
-    file.write_bytes(_PICKLE + os.urandom(5 * (1 << 20) // 2))
+    file.write_bytes(_PICKLE + os.urandom(5 * (1 << 20) // 2) + _PICKLE_END)
     pushed = client.push_weights(file)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     text = f"trainyard weights 1\n{digest} {file.stat().st_size} {file.name}\n"
@@ -295,7 +295,7 @@ def test_asyncio_has_the_same(cluster: Cluster, cells: Path, tmp_path: Path) -> 
             copy = await client.pull_dataset(cells.name, tmp_path / "copy")
             assert len(_files(copy)) == pushed.files
             file = tmp_path / "w.pt"
-            file.write_bytes(_PICKLE + os.urandom(8))
+            file.write_bytes(_PICKLE + os.urandom(8) + _PICKLE_END)
             weights = await client.push_weights(file, name=f"w-{cells.name}")
             assert weights in await client.weights()
             assert await client.remove_weights(weights) == [weights]

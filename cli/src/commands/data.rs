@@ -12,7 +12,7 @@ use trainyard_types::train::JOB_WEIGHTS;
 use crate::commands::Context;
 use crate::dataset::bundle::Bundle;
 use crate::dataset::{preflight, pull, push, store};
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure, NOT_FOUND_HINT};
 use crate::proto_json::to_json;
 use crate::render;
 use crate::terminal::{self, clean};
@@ -189,6 +189,9 @@ impl Stored {
 
 async fn list(context: &Context, kind: Kind, name: Option<&str>) -> Result<(), Failure> {
     let versions = store::list(&context.client, kind, name).await?;
+    if let Some(name) = name.filter(|_| versions.is_empty()) {
+        return Err(no_such_name(context, kind, name).await);
+    }
     if !context.output.for_people() {
         let versions: Vec<Value> = versions.iter().map(|one| to_json("Dataset", one)).collect();
         return context.output.list(&json!({ "datasets": versions }), "datasets");
@@ -198,8 +201,7 @@ async fn list(context: &Context, kind: Kind, name: Option<&str>) -> Result<(), F
             Kind::DataSet => ("data sets", "yard data push DIR"),
             Kind::Weights => ("weights", "yard weights push FILE"),
         };
-        let of = name.map(|name| format!(" called `{}`", clean(name))).unwrap_or_default();
-        terminal::message(&format!("no {what}{of}; `{command}` stores some"));
+        terminal::message(&format!("no {what}; `{command}` stores some"));
         return Ok(());
     }
     let table = match name {
@@ -207,6 +209,19 @@ async fn list(context: &Context, kind: Kind, name: Option<&str>) -> Result<(), F
         None => render::dataset::names(context.output, &versions),
     };
     context.output.line(&table)
+}
+
+/// As `show` says of a name that nothing has: the scheduler knows what comes near to it.
+async fn no_such_name(context: &Context, kind: Kind, name: &str) -> Failure {
+    if let Ok(reference) = name.parse::<Reference>()
+        && reference.version().is_empty()
+        && let Err(failure) = store::get(&context.client, kind, &reference).await
+    {
+        return failure;
+    }
+    let are = if kind == Kind::Weights { "are no weights" } else { "is no data set" };
+    let text = format!("there {are} called `{}`", clean(name));
+    store::advised(Failure::new(Exit::Refused, text).hint(NOT_FOUND_HINT), kind)
 }
 
 async fn show(context: &Context, kind: Kind, which: &Reference, files: bool) -> Result<(), Failure> {

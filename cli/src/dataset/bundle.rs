@@ -3,11 +3,14 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use trainyard_content::{Digest, Hasher, Kind, MAX_FILE_BYTES, MAX_FILES, SpellingClashes, check_path};
-use trainyard_data::packing::{Origin, PackingList};
+use trainyard_content::{
+    Digest, Hasher, Kind, MAX_FILE_BYTES, MAX_FILES, SpellingClashes, check_path, clash,
+};
+use trainyard_data::packing::{Origin, PackedFile, PackingList};
 use trainyard_types::size::bytes;
 
 use crate::failure::Failure;
+use crate::terminal::{clean, shown};
 
 /// Problems that are shown word for word; the others are counted.
 pub const MAX_SHOWN: usize = 20;
@@ -36,16 +39,19 @@ impl Bundle {
         }
         let mut clashes = SpellingClashes::default();
         for file in self.list.iter() {
-            let place = || match &file.origin {
-                Origin::File(source) => format!("`{}`", source.display()),
-                Origin::Made(_) => format!("`{}`", file.path),
-            };
+            let place = || named(&file);
             if let Err(error) = check_path(file.path) {
                 wrong.add(format!("{} {error}", place()));
             } else if !clashes.is_new(file.path) {
+                // Only those that are shown are worth a search.
+                let other = wrong.has_room().then(|| {
+                    let before = self.list.iter().take_while(|other| other.path != file.path);
+                    before.into_iter().find(|other| clash(other.path, file.path))
+                });
+                let other = other.flatten().map_or_else(|| "another file".to_owned(), |other| named(&other));
                 wrong.add(format!(
-                    "{} is the same as another file where upper and lower case or normal forms are not told apart; \
-                     rename one of them",
+                    "{} is the same as {other} where upper and lower case or normal forms are not told apart; rename one \
+                     of them",
                     place()
                 ));
             }
@@ -71,6 +77,14 @@ impl Bundle {
     }
 }
 
+/// A file as its user knows it.
+fn named(file: &PackedFile<'_>) -> String {
+    match &file.origin {
+        Origin::File(source) => format!("`{}`", shown(source)),
+        Origin::Made(_) => format!("`{}`", clean(file.path)),
+    }
+}
+
 /// The first of many problems, and how many there are.
 #[derive(Debug, Default)]
 pub struct Shown {
@@ -80,11 +94,16 @@ pub struct Shown {
 
 impl Shown {
     pub fn add(&mut self, problem: String) {
-        if self.first.len() < MAX_SHOWN {
+        if self.has_room() {
             self.first.push(problem);
         } else {
             self.more += 1;
         }
+    }
+
+    /// Whether the next problem would be shown.
+    pub fn has_room(&self) -> bool {
+        self.first.len() < MAX_SHOWN
     }
 
     /// The same, of so many problems: one text may tell of many in sum, behind those that are shown.

@@ -17,6 +17,7 @@ use trainyard_data::packing::{Origin, PackedFile, PackingList};
 use super::hash_cache::{FileState, HashCache, state_of};
 use super::progress::Progress;
 use crate::failure::Failure;
+use crate::terminal;
 
 /// Bytes that are read at once.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -194,13 +195,13 @@ pub fn open_regular(file: &Path) -> io::Result<std::fs::File> {
 pub fn changed(file: &Path) -> Failure {
     Failure::local(format!(
         "`{}` changed while it was pushed; nothing that is half was stored",
-        file.display()
+        terminal::shown(file)
     ))
     .hint("run the same command again: what is stored already is not sent again")
 }
 
 /// Said of a file that was there when the push began.
 pub fn unreadable(file: &Path, error: &io::Error) -> Failure {
-    Failure::local(format!("`{}` cannot be read any more: {error}", file.display()))
+    Failure::local(format!("`{}` cannot be read any more: {error}", terminal::shown(file)))
         .hint("run the same command again once it can be read: what is stored already is not sent again")
 }

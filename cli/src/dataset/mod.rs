@@ -13,3 +13,4 @@ pub mod progress;
 pub mod pull;
 pub mod push;
 pub mod store;
+mod weights_file;

@@ -1,6 +1,5 @@
 //! What the user named, made ready to be pushed: checked as a training would check it, before anything is sent.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -13,6 +12,7 @@ use trainyard_types::size::{bytes, counted};
 
 use super::bundle::{Bundle, Shown};
 use super::naming;
+use super::weights_file::{self, WrongFile};
 use crate::failure::Failure;
 use crate::terminal::{self, clean};
 
@@ -27,7 +27,7 @@ pub async fn data_set(path: &Path, name: Option<&str>) -> Result<Bundle, Failure
     let warnings: Shown =
         report.warnings.iter().map(|warning| format!("warning: {}", clean(warning))).collect();
     warnings.counting(report.warning_count).lines().iter().for_each(|line| terminal::message(line));
-    let shown = clean(&file.display().to_string());
+    let shown = terminal::shown(&file);
     let count = report.error_count;
     let errors = counted(count, "error");
     Shown::from_iter(report.errors).counting(count).failure(
@@ -64,9 +64,12 @@ async fn checked(file: PathBuf) -> Result<(CheckReport, Option<Packed>), Failure
 /// Says what comes from elsewhere, and what stays behind.
 fn tell_about(packed: &Packed) {
     for outside in &packed.outside {
-        let folder = clean(&outside.folder.display().to_string());
+        let folder = terminal::shown(&outside.folder);
         terminal::message(&format!("taken along from {folder}, as {}/", outside.taken_as));
     }
+    let linked = packed.through_links.iter().map(|folder| terminal::shown(folder));
+    let linked: Shown = linked.map(|folder| format!("taken along from {folder}, through links")).collect();
+    linked.lines().iter().for_each(|line| terminal::message(line));
     if let Some(text) = unsent(&packed.unsent) {
         terminal::message(&text);
     }
@@ -77,14 +80,14 @@ fn unsent(unsent: &Unsent) -> Option<String> {
     let (largest, _) = unsent.largest.as_ref()?;
     let files = counted(unsent.files, "file");
     let least = if unsent.has_more { "at least " } else { "" };
-    let (size, largest) = (bytes(unsent.bytes), clean(&largest.display().to_string()));
+    let (size, largest) = (bytes(unsent.bytes), terminal::shown(largest));
     Some(format!("not sent: {least}{files} that the data set does not name ({size}), largest: {largest}"))
 }
 
 fn refuse_clashes(packed: &Packed) -> Result<(), Failure> {
     let told = |clash: &trainyard_data::packing::SamePath| {
-        let [one, other] = clash.files.each_ref().map(|file| file.display());
-        format!("`{one}` and `{other}` would be one file, `{}`; rename one of them", clash.path)
+        let [one, other] = clash.files.each_ref().map(|file| terminal::shown(file));
+        format!("`{one}` and `{other}` would be one file, `{}`; rename one of them", clean(&clash.path))
     };
     let clashes: Shown = packed.clashes.iter().map(told).collect();
     clashes.failure("some files would be one, and nothing was sent", "correct what is named and push again")
@@ -96,36 +99,29 @@ fn refuse_clashes(packed: &Packed) -> Result<(), Failure> {
 /// It is no file, or holds no weights.
 pub fn weights(file: &Path, name: Option<&str>) -> Result<Bundle, Failure> {
     let name = name.map_or_else(|| naming::of_weights(file), naming::given)?;
-    let shown = clean(&file.display().to_string());
+    let shown = terminal::shown(file);
     let cannot = |error: std::io::Error| Failure::usage(format!("`{shown}` cannot be read: {error}"));
     let path = file.file_name().and_then(|name| name.to_str());
     let path =
         path.ok_or_else(|| Failure::usage(format!("`{shown}` has a name that is no text; rename it")))?;
     let list = PackingList::of_file(file, path).map_err(cannot)?;
-    let mut head = [0; 9];
-    let head_bytes =
-        super::hashing::open_regular(file).and_then(|mut opened| opened.read(&mut head)).map_err(cannot)?;
-    if !is_weights(path, &head[..head_bytes]) {
-        return Err(Failure::usage(format!("`{shown}` holds no weights"))
-            .hint("give a .pt file as PyTorch writes it, or a .safetensors file"));
+    let opened = super::hashing::open_regular(file).map_err(cannot)?;
+    match weights_file::check(opened, path).map_err(cannot)? {
+        Ok(()) => {}
+        Err(WrongFile::NoWeights) => {
+            return Err(Failure::usage(format!("`{shown}` holds no weights"))
+                .hint("give a .pt file as PyTorch writes it, or a .safetensors file"));
+        }
+        Err(WrongFile::NotWhole(why)) => {
+            return Err(Failure::usage(format!("`{shown}` is not whole: {why}; nothing was sent"))
+                .hint("fetch or copy the file again"));
+        }
     }
     let description = bytes(list.total_bytes());
     let source = file.to_path_buf();
     let bundle = Bundle { kind: Kind::Weights, name, description, list: Arc::new(list), source };
     bundle.check()?;
     Ok(bundle)
-}
-
-/// Whether a file of this name that begins so may be weights: a page of a web server that is called so is none.
-fn is_weights(name: &str, head: &[u8]) -> bool {
-    let ending = Path::new(name).extension().and_then(|ending| ending.to_str()).unwrap_or_default();
-    match ending.to_ascii_lowercase().as_str() {
-        // An archive, or a pickle as old versions wrote it.
-        "pt" | "pth" => head.starts_with(b"PK\x03\x04") || head.starts_with(&[0x80]),
-        // Eight bytes of length, then JSON.
-        "safetensors" => head.get(8) == Some(&b'{'),
-        _ => false,
-    }
 }
 
 #[cfg(test)]
@@ -143,20 +139,6 @@ mod tests {
         let text = "not sent: 214 files that the data set does not name (10.2 GiB), largest: videos/a.mp4";
         assert_eq!(unsent(&some).as_deref(), Some(text));
         assert_eq!(unsent(&Unsent::default()), None);
-    }
-
-    #[test]
-    fn a_web_page_is_no_weights() {
-        assert!(is_weights("a.pt", b"PK\x03\x04....."));
-        assert!(is_weights("a.safetensors", b"\x40\0\0\0\0\0\0\0{"));
-        for (name, head) in [
-            ("a.pt", &b"<!doctype"[..]),
-            ("a.safetensors", b"<!doctype"),
-            ("a.pt", b""),
-            ("a.zip", b"PK\x03\x04"),
-        ] {
-            assert!(!is_weights(name, head), "{name}");
-        }
     }
 
     #[tokio::test]

@@ -103,7 +103,10 @@ async fn missing_files(folder: &Arc<Folder>, manifest: &Arc<Manifest>) -> Result
         cache.save(seen, false);
         others
             .failure(
-                &format!("{} has files of other content; nothing was fetched", folder.path().display()),
+                &format!(
+                    "{} has files of other content; nothing was fetched",
+                    terminal::shown(folder.path())
+                ),
                 "name another folder with --dir, or move these files away",
             )
             .map_err(|failure| Failure { exit: crate::failure::Exit::Failed, ..failure })?;

@@ -197,13 +197,16 @@ fn names_that_are_one_elsewhere_are_refused_by_name() {
     cells.image("images/train/a.png", 2);
     cells.image("images/val/e\u{301}.png", 1);
     cells.image("images/val/é.png", 2);
-    cells.image("images/val/tab\t.png", 2);
+    cells.image("images/val/line\nend\u{1b}[31m.png", 2);
     let (code, _, err) = push(&server, &cells);
     assert_eq!(code, 2, "{err}");
-    for name in ["images/train/a.png", "images/val/é.png"] {
-        assert!(err.contains(&format!("{name}` is the same as another file where")), "{name}: {err}");
+    for (name, other) in
+        [("images/train/a.png", "images/train/A.png"), ("images/val/é.png", "images/val/e\u{301}.png")]
+    {
+        let told = format!("{}` is the same as `{}` where", cells.text(name), cells.text(other));
+        assert!(err.contains(&told), "{told}: {err}");
     }
-    assert!(err.contains(".png` has a control character; rename the file"), "{err}");
+    assert!(err.contains("/line end\u{FFFD}[31m.png` has a control character; rename the file"), "{err}");
     assert_eq!(server.script.lock().unwrap().store.pushes, 0);
 }
 
@@ -337,7 +340,7 @@ fn a_store_that_sends_something_else_is_refused() {
     server.script.lock().unwrap().store.contents.get_mut(&flipped.sha256).unwrap()[5] ^= 1;
     assert_eq!(code(&pull()), 0);
     // A list that leads out of the folder, and one that is another version's.
-    for path in ["../evil", "/tmp/trainyard-evil", "zz"] {
+    for path in ["../evil", "/tmp/trainyard-evil", ".trainyard-pull", "zz"] {
         server.script.lock().unwrap().store.versions[0].1.last_mut().unwrap().path = path.into();
         let output = pull();
         assert_eq!(code(&output), 4, "{output:?}");
@@ -369,10 +372,17 @@ fn versions_are_listed_shown_and_removed() {
     );
     let output = server.yard(&["data", "rm", first.trim()]);
     assert_eq!(stdout(&output), format!("removed {first}"), "{output:?}");
-    let output = server.yard(&["data", "show", "others"]);
-    assert_eq!(code(&output), 4);
+    for order in ["show", "list"] {
+        let output = server.yard(&["data", order, "others"]);
+        assert_eq!(code(&output), 4, "{output:?}");
+        assert!(
+            stderr(&output).contains("hint: `yard data list` lists the data sets that there are"),
+            "{output:?}"
+        );
+    }
+    let output = server.yard(&["weights", "list", "a b"]);
     assert!(
-        stderr(&output).contains("hint: `yard data list` lists the data sets that there are"),
+        code(&output) == 4 && stderr(&output).contains("there are no weights called `a b`"),
         "{output:?}"
     );
     assert_eq!(code(&server.yard(&["data", "show", "cells/data.yaml"])), 2);
@@ -385,7 +395,15 @@ fn weights_are_pushed_and_pulled_by_the_same_commands() {
     let page = write(dir.path(), "page.pt", "<html>404</html>");
     let output = server.yard(&["weights", "push", &page]);
     assert!(code(&output) == 2 && stderr(&output).contains("page.pt` holds no weights"), "{output:?}");
-    let file = write(dir.path(), "yolov8n.pt", "PK\u{3}\u{4} and so on");
+    let cut = write(dir.path(), "cut.pt", "PK\u{3}\u{4} and so on");
+    let output = server.yard(&["weights", "push", &cut]);
+    assert!(code(&output) == 2 && stderr(&output).contains("cut.pt` is not whole: the list"), "{output:?}");
+    assert!(stderr(&output).contains("hint: fetch or copy the file again"), "{output:?}");
+    let tensors = "\u{40}\0\0\0\0\0\0\0{\"a\":{\"dtype\":\"F32\"";
+    let cut = write(dir.path(), "cut.safetensors", tensors);
+    let output = server.yard(&["weights", "push", &cut, "--dry-run"]);
+    assert!(code(&output) == 2 && stderr(&output).contains("its header ends at byte 72"), "{output:?}");
+    let file = write(dir.path(), "yolov8n.pt", "PK\u{3}\u{4} and so on PK\u{5}\u{6}");
     let output = server.yard(&["weights", "push", &file]);
     assert_eq!(code(&output), 0, "{output:?}");
     assert!(stdout(&output).starts_with("yolov8n@"));
@@ -421,8 +439,8 @@ fn a_training_takes_names_and_pushes_what_it_is_told_to() {
     assert_eq!(code(&output), 0, "{output:?}");
     let script = server.script.lock().unwrap();
     let version = &script.store.versions[0].0.version;
-    let trains: Vec<_> =
-        script.submitted.iter().map(|one| one.spec.clone().unwrap().train.unwrap()).collect();
+    let queued = script.submitted.iter().filter(|one| !one.validate_only);
+    let trains: Vec<_> = queued.map(|one| one.spec.clone().unwrap().train.unwrap()).collect();
     assert_eq!(trains[0].data, format!("cells@{version}"));
     assert_eq!(trains[0].pretrained, Some(format!("job:{ID}")));
     let swept = script.sweeps[0].spec.clone().unwrap().train.unwrap();
@@ -444,4 +462,39 @@ fn a_training_takes_names_and_pushes_what_it_is_told_to() {
     let output = server.yard(&["train", &cells.text(""), "--push", "--dry-run"]);
     assert_eq!(code(&output), 0, "{output:?}");
     assert!(server.script.lock().unwrap().submitted.last().unwrap().validate_only);
+}
+
+#[test]
+fn a_job_that_is_wrong_is_refused_before_its_data_set_is_sent() {
+    let mut details = ErrorDetails::new();
+    details.add_bad_request_violation("spec.train.epochs", "is 0; use 1 or more");
+    let wrong =
+        |details| Status::with_error_details(tonic::Code::InvalidArgument, "a field is wrong", details);
+    let script = Script { refuse: Some(("cells".into(), wrong(details))), ..Default::default() };
+    let (server, cells) = (Server::start(script), Cells::new(1));
+    let output = server.yard(&["train", &cells.text(""), "--push", "--epochs", "0"]);
+    assert_eq!(code(&output), 2, "{output:?}");
+    for told in ["spec.train.epochs: is 0", "nothing was pushed"] {
+        assert!(stderr(&output).contains(told), "{output:?}");
+    }
+    let output = server.yard(&["train", &cells.text(""), "--push", "--dry-run"]);
+    assert!(code(&output) == 2 && stderr(&output).contains("spec.train.epochs: is 0"), "{output:?}");
+    {
+        let mut script = server.script.lock().unwrap();
+        assert!(script.store.versions.is_empty() && script.submitted.iter().all(|one| one.validate_only));
+        // The data set is not there yet, which is no fault of the job's.
+        let mut details = ErrorDetails::new();
+        details.add_bad_request_violation("spec.train.data", "cannot be read: Not a directory");
+        script.refuse = Some(("cells".into(), wrong(details)));
+    }
+    let output = server.yard(&["train", &cells.text(""), "--push"]);
+    assert_eq!(code(&output), 2, "{output:?}");
+    assert!(stderr(&output).contains("stored as cells@"), "{output:?}");
+    assert_eq!(server.script.lock().unwrap().store.versions.len(), 1);
+    server.script.lock().unwrap().refuse = None;
+    let swept = ["train", &cells.text(""), "--push", "--sweep", "lr0=0.1,0.2"];
+    assert_eq!(code(&server.yard(&swept)), 0);
+    let script = server.script.lock().unwrap();
+    assert_eq!(script.sweeps.iter().map(|one| one.validate_only).collect::<Vec<_>>(), [true, false]);
+    assert!(script.sweeps[1].spec.clone().unwrap().train.unwrap().data.starts_with("cells@"));
 }

@@ -46,7 +46,7 @@ fn a_push_draws_a_bar_with_rate_and_time_left() {
     let server = Server::start(Script::default());
     server.script.lock().unwrap().store.stop_reading = true;
     let dir = tempfile::tempdir().unwrap();
-    let weights = [b"PK\x03\x04", &vec![7; 8 << 20][..]].concat();
+    let weights = [&b"PK\x03\x04"[..], &vec![7; (8 << 20) - 8], b"PK\x05\x06"].concat();
     std::fs::write(dir.path().join("w.pt"), weights).unwrap();
     let file = dir.path().join("w.pt").display().to_string();
     let command = crate::fake::command(server.address, &["weights", "push", &file]);

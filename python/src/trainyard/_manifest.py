@@ -19,6 +19,8 @@ from trainyard.errors import DamagedDownload, InvalidArgument
 from trainyard.v1 import datasets_pb2
 
 _LONGEST_PATH = 1024
+#: The file by which a pull knows its folder again, at the top of it: no version has one.
+PULL_MARKER = ".trainyard-pull"
 _CONTROL = re.compile(r"[\0-\x1f\x7f-\x9f]")
 #: What no name may have on Windows, and names of its devices.
 _NOT_ON_WINDOWS = re.compile(r'[<>:"|?*\\]|[. ](/|$)|(^|/)(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|/|$)', re.IGNORECASE)
@@ -83,7 +85,12 @@ def _fetch(runner: BlockingRunner, dataset: datasets_pb2.Dataset) -> Operation[M
 def _check_path(path: str) -> None:
     """Refuses a path that leaves the folder, whoever has sent it, and one that this machine cannot make."""
     parts = path.split("/")
-    if len(path.encode()) > _LONGEST_PATH or _CONTROL.search(path) or not {"", ".", ".."}.isdisjoint(parts):
+    if (
+        len(path.encode()) > _LONGEST_PATH
+        or _CONTROL.search(path)
+        or not {"", ".", ".."}.isdisjoint(parts)
+        or parts[0].lower() == PULL_MARKER
+    ):
         raise DamagedDownload(f"the server listed a file that no version may have: {path!a}")
     if os.name == "nt" and _NOT_ON_WINDOWS.search(path):
         raise InvalidArgument.of("reference", f"has the file `{path}`, which Windows cannot have; pull it on Linux")

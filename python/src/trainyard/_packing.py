@@ -9,7 +9,7 @@ from array import array
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trainyard import _bounded, _data_yaml, _inputs, _reference
+from trainyard import _bounded, _data_yaml, _inputs, _reference, _weights_file
 from trainyard._data_yaml import DATA_YAML, SPLITS, USE_YARD
 from trainyard._image_listing import Image, Listing
 from trainyard._places import Places
@@ -19,6 +19,8 @@ from trainyard.v1 import datasets_pb2
 
 #: Where the bytes of a file come from: a file of this machine, or made here.
 Source = str | bytes
+#: Notes of one kind that are shown; the others are counted.
+_MOST_SHOWN = 20
 
 
 @dataclass
@@ -62,6 +64,10 @@ def data_set(path: str | os.PathLike[str], name: str | None) -> Bundle:
     count, classes = sum(map(len, images.values())), len(yaml.names)
     description = f"{count} images, {classes} class{'' if classes == 1 else 'es'}"
     notes = [f"taken along from {folder}, as {place}/" for folder, place in tree.places.outside.items()]
+    linked = tree.places.through_links(tree.linked)
+    notes += [f"taken along from {folder}, through links" for folder in linked[:_MOST_SHOWN]]
+    if len(linked) > _MOST_SHOWN:
+        notes.append(f"… and {len(linked) - _MOST_SHOWN} more")
     bundle = _bundle(datasets_pb2.DATASET, chosen, description, tree.files, notes)
     _check_sizes(bundle)
     return bundle
@@ -71,17 +77,7 @@ def weights(path: str | os.PathLike[str], name: str | None) -> Bundle:
     """Packs a weights file."""
     file = Path(os.fspath(path))
     chosen = _reference.made_valid("name", file.stem) if name is None else _reference.checked_name("name", name)
-    try:
-        with file.open("rb") as opened:
-            head = opened.read(9)
-    except OSError as error:
-        raise InvalidArgument.of("path", f"`{file}` cannot be read: {error.strerror}; give a weights file") from None
-    ending = file.suffix.lower()
-    is_pickle = ending in (".pt", ".pth") and head.startswith((b"PK\x03\x04", b"\x80"))
-    if not is_pickle and not (ending == ".safetensors" and head[8:9] == b"{"):
-        raise InvalidArgument.of(
-            "path", f"`{file}` holds no weights; give a .pt file as PyTorch writes it, or a .safetensors file"
-        )
+    _weights_file.check(file)
     bundle = _bundle(datasets_pb2.WEIGHTS, chosen, "", {file.name: str(file.absolute())}, [])
     bundle.description = shown_bytes(bundle.total_bytes)
     return bundle
@@ -109,6 +105,8 @@ class _Tree:
     def __init__(self, places: Places) -> None:
         self.places = places
         self.files: dict[str, Source] = {}
+        #: Folders that links of files lead to.
+        self.linked: set[str] = set()
         self._lists = {f"{split}.txt" for split in SPLITS}
         #: Where images without labels lie, in which folders of the version a trainer looks, and for which name.
         self._unlabelled: list[tuple[str, list[str], str]] = []
@@ -141,6 +139,8 @@ class _Tree:
 
     def _add(self, path: str, file: str) -> None:
         known = self.files.setdefault(path, file)
+        if os.path.islink(file):
+            self.linked.add(os.path.dirname(os.path.realpath(file)))
         if path in self._lists or (known is not file and known != file and not _is_same(known, file)):
             raise InvalidArgument.of(
                 "path",

@@ -15,6 +15,9 @@ class Places:
 
     def __init__(self, yaml: DataYaml, folders: Iterable[ImageFolder]) -> None:
         bases = [(base, base.resolve()) for base in dict.fromkeys([yaml.file.parent, *yaml.roots])]
+        self._bases = [whole for _, whole in bases]
+        #: Folders elsewhere that a link makes look like the data set's own.
+        self._linked: list[Path] = []
         self._places: dict[ImageFolder, Parts] = {}
         taken: dict[Parts, Path] = {}
         elsewhere: list[ImageFolder] = []
@@ -22,6 +25,8 @@ class Places:
             parts = _inside(folder, bases)
             if parts is not None and taken.setdefault(parts, folder.whole) == folder.whole:
                 self._places[folder] = parts
+                if not self._is_own(folder.whole):
+                    self._linked.append(folder.whole)
             else:
                 elsewhere.append(folder)
         tops = {parts[0].lower() for parts in taken if parts}
@@ -38,6 +43,22 @@ class Places:
         for folder, parts in self._places.items():
             if not all(part.isprintable() or part.isascii() for part in parts):
                 _check_text(folder.path, parts)
+
+    def _is_own(self, whole: Path) -> bool:
+        return any(whole.is_relative_to(base) for base in self._bases)
+
+    def through_links(self, of_files: Iterable[str]) -> list[Path]:
+        """The folders elsewhere that are reached through links, beside those of files; none inside of another. What
+        comes under ``outside/`` is not among them."""
+        found = list(self._linked)
+        for folder in map(Path, of_files):
+            if not self._is_own(folder) and not any(folder.is_relative_to(above) for above in self.outside):
+                found.append(folder)
+        folders: list[Path] = []
+        for folder in sorted(found):
+            if not folders or not folder.is_relative_to(folders[-1]):
+                folders.append(folder)
+        return folders
 
     def of(self, folder: ImageFolder) -> Parts:
         """The parts of a folder's path in the version."""

@@ -9,11 +9,10 @@ import threading
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from trainyard._manifest import PULL_MARKER
 from trainyard.errors import InvalidArgument
 from trainyard.v1 import datasets_pb2
 
-#: Says which version a folder is of; hidden, so that it is no part of a data set.
-_MARKER = ".trainyard-pull"
 _PIECE_BYTES = 1 << 20
 
 
@@ -27,7 +26,7 @@ class PullFolder:
         self._lock = threading.Lock()
         path.mkdir(parents=True, exist_ok=True)
         own = f"dataset {dataset.name}@{dataset.version}\n"
-        marker = path / _MARKER
+        marker = path / PULL_MARKER
         if marker.is_file():
             other = marker.read_text(encoding="utf-8", errors="replace")
             if other != own:

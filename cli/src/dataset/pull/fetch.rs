@@ -15,6 +15,7 @@ use crate::dataset::progress::Progress;
 use crate::dataset::push::wire_kind;
 use crate::failure::{Exit, Failure, is_temporary};
 use crate::reconnect::Reconnect;
+use crate::terminal::shown;
 
 /// Files that one stream fetches, by their places in the version's order.
 pub type Run = Vec<usize>;
@@ -129,7 +130,7 @@ impl Fetch {
         for at in run {
             let Some(file) = self.manifest.get(*at) else { continue };
             let failed = |error: std::io::Error| {
-                Failure::local(format!("{}: {error}", self.folder.path().join(file.path).display()))
+                Failure::local(format!("{}: {error}", shown(&self.folder.path().join(file.path))))
             };
             let path = self.folder.unfinished(file.path, file.digest).map_err(failed)?;
             if begun.is_none() && path.exists() {

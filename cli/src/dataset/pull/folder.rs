@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
-use trainyard_content::{Digest, Entry, Hasher, Kind};
+use trainyard_content::{Digest, Entry, Hasher, Kind, PULL_MARKER};
 use trainyard_files::UNFINISHED;
 use trainyard_proto::pb;
 
@@ -16,9 +16,7 @@ use crate::artifact::make_folders;
 use crate::dataset::hash_cache::{FileState, HashCache, state_of};
 use crate::dataset::hashing::read_all;
 use crate::failure::Failure;
-
-/// Says which version a folder is of; hidden, so that it is no part of a data set.
-const MARKER: &str = ".trainyard-pull";
+use crate::terminal::shown;
 
 /// The folder that a version is pulled to.
 #[derive(Debug)]
@@ -42,22 +40,22 @@ impl Folder {
     /// # Errors
     /// It has other files, or cannot be made.
     pub fn open(path: &Path, kind: Kind, dataset: &pb::Dataset) -> Result<Self, Failure> {
-        let failed = |error: io::Error| Failure::local(format!("{}: {error}", path.display()));
+        let failed = |error: io::Error| Failure::local(format!("{}: {error}", shown(path)));
         fs::create_dir_all(path).map_err(failed)?;
         // Weights are one file, which comes beside others.
         if kind == Kind::DataSet {
             let own = format!("{} {}@{}\n", kind.name(), dataset.name, dataset.version);
-            let marker = path.join(MARKER);
+            let marker = path.join(PULL_MARKER);
             match fs::read_to_string(&marker) {
                 Ok(text) if text == own => {}
                 Ok(text) => {
                     let other = text.split_whitespace().last().unwrap_or_default().to_owned();
-                    return Err(Failure::local(format!("{} is of {other}", path.display()))
+                    return Err(Failure::local(format!("{} is of {other}", shown(path)))
                         .hint("name another folder with --dir"));
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     if fs::read_dir(path).map_err(failed)?.next().is_some() {
-                        return Err(Failure::local(format!("{} is not empty", path.display()))
+                        return Err(Failure::local(format!("{} is not empty", shown(path)))
                             .hint("name a folder that is empty or not there with --dir"));
                     }
                     fs::write(&marker, own).map_err(failed)?;

@@ -45,6 +45,8 @@ pub struct Packed {
     pub names: Vec<String>,
     /// Folders elsewhere whose images are taken along.
     pub outside: Vec<Outside>,
+    /// Folders elsewhere whose files look like the data set's own, through links.
+    pub through_links: Vec<PathBuf>,
     /// What lies in the data set's folder and is no part of it.
     pub unsent: Unsent,
 }
@@ -84,7 +86,7 @@ fn pack_checked(yaml: &DataYaml, splits: &[CheckedSplit]) -> Result<Packed, Pack
     // An image, its label; and a data.yaml with its lists.
     let builder = PackingListBuilder::with_capacity(2 * images().count() + 4);
     let own_folders = own_folders(yaml, &whole, images());
-    let mut packing = Packing { builder, known: HashSet::new(), whole };
+    let mut packing = Packing { builder, known: HashSet::new(), linked: HashSet::new(), whole };
     for split in splits.iter().filter(|split| !split.usable.is_empty()) {
         let list = packing.add_split(&places, &plan, split)?;
         packing.builder.add_made(&normal_form::list_name(split.split), list.into_bytes());
@@ -95,8 +97,16 @@ fn pack_checked(yaml: &DataYaml, splits: &[CheckedSplit]) -> Result<Packed, Pack
     packing.note_unsendable(yaml, splits);
     let (list, clashes) = packing.builder.finish();
     let unsent = Unsent::count(&own_folders, &mut packing.known);
-    let outside = places.outside;
-    Ok(Packed { list, clashes, images: images().count(), names: yaml.names.clone(), outside, unsent })
+    let through_links = places.through_links(packing.linked);
+    Ok(Packed {
+        list,
+        clashes,
+        images: images().count(),
+        names: yaml.names.clone(),
+        outside: places.outside,
+        through_links,
+        unsent,
+    })
 }
 
 /// The list while files are added to it.
@@ -104,6 +114,8 @@ struct Packing {
     builder: PackingListBuilder,
     /// Files that are part of the data set.
     known: HashSet<unsent::FileId>,
+    /// Folders that links of files lead to.
+    linked: HashSet<PathBuf>,
     whole: WholePaths,
 }
 
@@ -136,6 +148,14 @@ impl Packing {
         let failed = |source| PackError { file: file.to_path_buf(), source };
         let metadata = regular_metadata(file).map_err(failed)?;
         self.known.insert(file_id(&metadata));
+        // What a link leads to is there: it was just looked at.
+        if file.is_symlink()
+            && let Ok(target) = file.canonicalize()
+            && let Some(folder) = target.parent()
+            && !self.linked.contains(folder)
+        {
+            self.linked.insert(folder.to_path_buf());
+        }
         self.builder.add_file(path, &self.whole.of_file(file), metadata.len());
         Ok(())
     }

@@ -36,6 +36,10 @@ pub(super) struct Places {
     taken: HashMap<String, PathBuf>,
     pub outside: Vec<Outside>,
     outside_name: String,
+    /// The folders that images may be relative to, without links.
+    bases: Vec<PathBuf>,
+    /// Folders elsewhere that a link makes look like the data set's own.
+    linked: Vec<PathBuf>,
 }
 
 /// The folders that a data set's images may be relative to.
@@ -68,14 +72,20 @@ impl Places {
             .chain(yaml.roots().iter().cloned())
             .map(|base| Base { whole: base.canonicalize().ok(), written: plain(&base) });
         let bases: Vec<Base> = bases.collect();
-        let mut places = Self::default();
+        let bases_whole = bases.iter().filter_map(|base| base.whole.clone()).collect();
+        let mut places = Self { bases: bases_whole, ..Self::default() };
         let mut elsewhere = Vec::new();
         for folder in folders {
             let whole = whole_paths.of_folder(folder);
             let inside =
                 if apart.contains(folder.as_os_str()) { None } else { inside(folder, &whole, &bases) };
             match inside.filter(|tree| places.taken.get(tree).is_none_or(|other| *other == whole)) {
-                Some(tree) => places.put(folder, whole, tree),
+                Some(tree) => {
+                    if !places.is_own(&whole) {
+                        places.linked.push(whole.clone());
+                    }
+                    places.put(folder, whole, tree);
+                }
                 None => elsewhere.push((folder, whole)),
             }
         }
@@ -86,6 +96,23 @@ impl Places {
             places.put(folder, whole, tree);
         }
         places
+    }
+
+    /// Whether a path without links lies in the data set's folders.
+    fn is_own(&self, whole: &Path) -> bool {
+        self.bases.iter().any(|base| whole.starts_with(base))
+    }
+
+    /// The folders elsewhere that are reached through links, beside those `of_files`; none inside of another. What comes
+    /// under `outside/` is not among them.
+    pub fn through_links(&self, of_files: HashSet<PathBuf>) -> Vec<PathBuf> {
+        let is_told =
+            |folder: &PathBuf| self.outside.iter().any(|outside| folder.starts_with(&outside.folder));
+        let files = of_files.into_iter().filter(|folder| !self.is_own(folder) && !is_told(folder));
+        let mut folders: Vec<PathBuf> = self.linked.iter().cloned().chain(files).collect();
+        folders.sort();
+        folders.dedup_by(|inner, outer| inner.starts_with(outer));
+        folders
     }
 
     /// The place of a folder that some image lies in.

@@ -226,8 +226,22 @@ fn links_are_followed_and_loops_passed_over() {
     assert!(report.warnings.iter().any(|warning| warning.contains("train/up` leads back")), "{report}");
     let packed = packed(&data, "data.yaml");
     assert!(paths(&packed).contains(&"images/train/far/000.jpg"), "{:?}", paths(&packed));
+    let far = ["images/train", "images/val"].map(|folder| other.path(folder).canonicalize().unwrap());
+    assert_eq!((packed.through_links.as_slice(), packed.outside.len()), (&far[..], 0));
     let tree = write_tree(&packed);
     assert_eq!(open(&tree.path("data.yaml"), Split::Train).len(), 4);
+}
+
+#[test]
+fn links_inside_of_a_data_set_and_to_it_are_its_own() {
+    let data = TestData::new(2, 1);
+    symlink(data.path("images/train/000.jpg"), data.path("images/train/again.jpg")).unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let link = elsewhere.path().join("cells");
+    symlink(data.path(""), &link).unwrap();
+    let (_, packed) = pack(&link.join("data.yaml"), 1).unwrap();
+    let packed = packed.unwrap();
+    assert_eq!((packed.images, packed.through_links.len(), packed.outside.len()), (4, 0, 0));
 }
 
 #[test]
