@@ -16,6 +16,7 @@ mod repacking;
 mod summary;
 #[cfg(test)]
 mod tests;
+mod under_way;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -42,6 +43,7 @@ use manifests::Manifests;
 use permits::Permits;
 use places::Places;
 use repacking::Looked;
+use under_way::UnderWay;
 
 /// Pushes at a time: each may have two packs in memory.
 const PUSHES: usize = 8;
@@ -89,6 +91,7 @@ struct Inner {
     /// Whoever reads a version's label files for its summary: one at a time.
     summaries: tokio::sync::Mutex<()>,
     pushes: Permits,
+    under_way: UnderWay,
     reads: Permits,
     /// What a repacking has found nothing to do about.
     looked: Mutex<Looked>,
@@ -146,6 +149,7 @@ impl Content {
             manifests: Manifests::default(),
             summaries: tokio::sync::Mutex::default(),
             pushes: Permits::new(PUSHES, PUSHES_OF_ONE),
+            under_way: UnderWay::default(),
             reads: Permits::new(READS, READS_OF_ONE),
             looked: Mutex::default(),
             unknown_packs: Mutex::default(),

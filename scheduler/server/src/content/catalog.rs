@@ -1,12 +1,12 @@
 //! Names, their versions, and who uses them just now. Pure: what is stored is somebody else's to change.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use trainyard_content::{Digest, Kind};
 use trainyard_types::{Reference, Time};
 
-use crate::content_records::{ContentRecords, VersionRecord};
+use crate::content_records::{ContentRecords, PackRecord, VersionRecord};
 
 /// A version among all.
 pub type VersionKey = (Kind, String, Digest);
@@ -130,6 +130,13 @@ impl Catalog {
         (packs.values().sum(), own)
     }
 
+    /// Bytes of those packs that no version of anybody has yet.
+    pub fn new_bytes(&self, packs: &[PackRecord]) -> u64 {
+        let known: HashSet<_> =
+            self.names.values().flatten().flat_map(|version| &version.packs).map(|pack| pack.id).collect();
+        packs.iter().filter(|pack| !known.contains(&pack.id)).map(|pack| pack.size_bytes).sum()
+    }
+
     /// A submission names a version; [`Self::release`] follows.
     pub fn hold(&mut self, version: &VersionRecord) {
         *self.uses.entry(key(version)).or_default() += 1;
@@ -175,7 +182,6 @@ pub fn pushed_at(now: Time, versions: &[Arc<VersionRecord>]) -> Time {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::content_records::PackRecord;
 
     fn version(name: &str, text: &str, user: &str, created: u64) -> VersionRecord {
         VersionRecord {

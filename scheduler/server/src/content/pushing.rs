@@ -10,6 +10,7 @@ use super::catalog::{Catalog, pushed_at};
 use super::packs::PackWriter;
 use super::permits::Permit;
 use super::places::{Pins, Places, WrongSize};
+use super::under_way::Announced;
 use super::{Content, ContentError, aside};
 use crate::content_records::{ContentChange, VersionRecord};
 
@@ -23,14 +24,23 @@ pub enum PushError {
     NotOwner(String),
     /// The user may not have so much.
     #[error(
-        "{user} would have {} of data sets and weights, {} are allowed; the largest: {largest}; remove \
-         some with `yard data rm` or `yard weights rm`",
-        size::bytes(*wanted), size::bytes(*allowed)
+        "{user} would have {} of data sets and weights, {} are allowed: {} are stored, other pushes under way bring {}, \
+         and this one {}; the largest: {largest}; remove some with `yard data rm` or `yard weights rm`{}",
+        size::bytes(used.saturating_add(*under_way).saturating_add(*more)),
+        size::bytes(*allowed),
+        size::bytes(*used),
+        size::bytes(*under_way),
+        size::bytes(*more),
+        if *under_way > 0 { ", or wait for the other pushes" } else { "" }
     )]
     Quota {
         user: String,
-        /// Bytes that the user would have with this version.
-        wanted: u64,
+        /// Bytes that the user has.
+        used: u64,
+        /// Bytes that the user's other pushes will bring.
+        under_way: u64,
+        /// Bytes that this version brings.
+        more: u64,
         allowed: u64,
         /// The user's largest versions.
         largest: String,
@@ -94,6 +104,7 @@ pub struct Pushing {
     hasher: Hasher,
     writer: PackWriter,
     stored_bytes: u64,
+    _announced: Announced,
     _permit: Permit,
 }
 
@@ -121,7 +132,8 @@ impl Content {
         })?;
         let sizes = missing.iter().filter_map(|at| manifest.get(*at as usize)).map(|entry| entry.size_bytes);
         let missing_bytes = sizes.sum();
-        self.check_quota(&wanted.user, missing_bytes)?;
+        let fits = |others| self.check_quota(&wanted.user, others, missing_bytes);
+        let announced = self.0.under_way.announce(&wanted.user, id, missing_bytes, fits)?;
         let writer = PackWriter::new(Arc::clone(&self.0.objects));
         Ok(Pushing {
             content: self.clone(),
@@ -138,25 +150,36 @@ impl Content {
             hasher: Hasher::new(),
             writer,
             stored_bytes: 0,
+            _announced: announced,
             _permit: permit,
         })
     }
 
-    fn check_quota(&self, user: &str, more: u64) -> Result<(), PushError> {
+    /// Whether a user may have so many bytes more, when other pushes bring what they will.
+    fn check_quota(&self, user: &str, under_way: u64, more: u64) -> Result<(), PushError> {
         let Some(allowed) = self.0.limits.user_bytes else { return Ok(()) };
-        let (used, versions) = self.catalog().usage(user);
-        let wanted = used.saturating_add(more);
-        if wanted <= allowed || more == 0 {
-            return Ok(());
-        }
-        let largest: Vec<String> = versions
-            .iter()
-            .take(3)
-            .map(|version| format!("{} ({})", version.reference().short(), size::bytes(version.size_bytes)))
-            .collect();
-        let largest = if largest.is_empty() { "none".to_owned() } else { largest.join(", ") };
-        Err(PushError::Quota { user: user.to_owned(), wanted, allowed, largest })
+        within_quota(&self.catalog(), user, under_way, more, allowed)
     }
+}
+
+fn within_quota(
+    catalog: &Catalog,
+    user: &str,
+    under_way: u64,
+    more: u64,
+    allowed: u64,
+) -> Result<(), PushError> {
+    let (used, versions) = catalog.usage(user);
+    if more == 0 || used.saturating_add(under_way).saturating_add(more) <= allowed {
+        return Ok(());
+    }
+    let largest: Vec<String> = versions
+        .iter()
+        .take(3)
+        .map(|version| format!("{} ({})", version.reference().short(), size::bytes(version.size_bytes)))
+        .collect();
+    let largest = if largest.is_empty() { "none".to_owned() } else { largest.join(", ") };
+    Err(PushError::Quota { user: user.to_owned(), used, under_way, more, allowed, largest })
 }
 
 impl Pushing {
@@ -273,11 +296,18 @@ impl Pushing {
         let needed = self.content.put_manifest(&self.manifest, self.id).await?.ok_or(PushError::Gone)?;
         let Wanted { name, user, is_admin, description, is_of_job, .. } = &self.wanted;
         let (kind, id): (Kind, Digest) = (self.manifest.kind(), self.id);
+        let allowed = self.content.0.limits.user_bytes;
         let plan = |catalog: &Catalog| {
             let versions = catalog.versions(kind, name);
             let first = versions.first().map(|version| version.user.clone());
             if let Some(owner) = first.filter(|owner| owner != user && !is_admin) {
                 return (Vec::new(), Err(PushError::NotOwner(owner)));
+            }
+            // What others have pushed meanwhile counts, and what a push that broke off has stored before this one.
+            if let Some(allowed) = allowed
+                && let Err(full) = within_quota(catalog, user, 0, catalog.new_bytes(&packs), allowed)
+            {
+                return (Vec::new(), Err(full));
             }
             let before = versions.iter().find(|version| version.id == id);
             let record = Arc::new(VersionRecord {

@@ -2,6 +2,7 @@
 
 mod lives;
 mod mortal;
+mod quota;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -160,17 +161,6 @@ async fn wrong_bytes_too_many_and_too_few_make_no_version() {
     pushing.take(Bytes::from_static(b"names: [a]o")).await.unwrap();
     assert!(matches!(pushing.finish(Time(1)).await, Err(PushError::TooShort(_))));
     assert!(content.list(|_| true).await.unwrap().is_empty());
-}
-
-#[tokio::test]
-async fn a_full_quota_says_how_much_is_used_and_by_what() {
-    let fixture = Fixture::new();
-    let content = fixture.content(Some(20));
-    push(&content, "ada", FILES, 100).await.unwrap();
-    let more: &[(&str, &[u8])] = &[FILES[0], ("images/9.jpg", b"0123456789")];
-    let error = push(&content, "ada", more, 100).await.unwrap_err().to_string();
-    assert!(error.contains("ada would have 23 B") && error.contains("20 B are allowed"), "{error}");
-    assert!(error.contains("cells@"), "{error}");
 }
 
 #[tokio::test]
