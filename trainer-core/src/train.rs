@@ -20,6 +20,7 @@ pub mod resume;
 pub mod session;
 pub mod setup;
 pub mod state;
+pub mod stored;
 mod training_loop;
 pub mod unfit;
 pub mod upload;

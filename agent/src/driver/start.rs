@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use tracing::{error, info};
+use trainyard_types::reference::Reference;
 use trainyard_types::{Assignment, AttemptId, EndReason, Slot};
 
 use super::Driver;
@@ -36,6 +37,7 @@ impl Driver {
             measure_memory: prepared.measure_memory,
             slot: slot.clone(),
             data_roots,
+            is_stored: Reference::of_path(&assignment.spec.train.data).is_some(),
         };
         let program = command.program.clone();
         // Data sets lead from one root to another, by links and lists, so all of them are read.

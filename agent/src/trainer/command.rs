@@ -33,6 +33,8 @@ pub struct TrainerCommand {
     pub slot: Slot,
     /// The directories that images may lie in.
     pub data_roots: Vec<PathBuf>,
+    /// Whether the data set is one of the cluster's store, which is the same on every machine.
+    pub is_stored: bool,
 }
 
 impl TrainerCommand {
@@ -71,6 +73,9 @@ impl TrainerCommand {
         }
         for root in &self.data_roots {
             arguments.extend(["--data-root".into(), root.clone().into()]);
+        }
+        if self.is_stored {
+            arguments.push("--stored".into());
         }
         arguments
     }
@@ -123,6 +128,7 @@ mod tests {
             measure_memory: false,
             slot,
             data_roots: vec!["/data".into()],
+            is_stored: false,
         }
     }
 
@@ -152,6 +158,13 @@ mod tests {
         let command = TrainerCommand { measure_memory: true, ..command(Slot::Cpu(0)) };
         let line = command.arguments(5, 6).join(std::ffi::OsStr::new(" ")).into_string().unwrap();
         assert!(line.contains(" --measure-memory always "), "{line}");
+    }
+
+    #[test]
+    fn a_trainer_knows_that_its_data_set_is_a_stored_one() {
+        let stored = TrainerCommand { is_stored: true, ..command(Slot::Cpu(0)) };
+        assert!(stored.arguments(5, 6).contains(&"--stored".into()));
+        assert!(!command(Slot::Cpu(0)).arguments(5, 6).contains(&"--stored".into()));
     }
 
     #[test]

@@ -84,6 +84,9 @@ pub struct Train {
     /// A directory that images may lie in; repeat for more. Default: anywhere.
     #[arg(long = "data-root", value_name = "DIR")]
     data_roots: Vec<PathBuf>,
+    /// The data set is one of a cluster's store, which has all its files in the folder of its data.yaml.
+    #[arg(long, hide = true)]
+    stored: bool,
     #[command(flatten)]
     fields: SpecArgs,
 }
@@ -170,6 +173,7 @@ impl Train {
             batch_size: self.batch_size,
             resume: self.resume,
             data_roots: self.data_roots,
+            is_stored: self.stored,
             amp: amp()?,
             probe_memory: self.measure_memory,
             control: None,

@@ -31,6 +31,9 @@ pub enum TrainError {
         /// Where its images are.
         folder: PathBuf,
     },
+    /// A data set of a cluster's store names what it does not have, on every machine alike.
+    #[error("{0}; a pushed data set has all that it names in its own folder: push it again so")]
+    Stored(String),
     /// Images cannot be read any more.
     #[error(transparent)]
     Load(#[from] LoadError),
@@ -182,6 +185,7 @@ impl TrainError {
             Self::Spec(_)
             | Self::Data(_)
             | Self::Outside { .. }
+            | Self::Stored(_)
             | Self::Load(LoadError::NothingReadable { .. })
             | Self::Weights(_)
             | Self::NotFinite { .. }
@@ -209,7 +213,10 @@ impl TrainError {
         let message = self.to_string();
         let violations = match self {
             Self::Spec(violations) => violations.clone(),
-            Self::Data(_) | Self::Outside { .. } | Self::Load(LoadError::NothingReadable { .. }) => {
+            Self::Data(_)
+            | Self::Outside { .. }
+            | Self::Stored(_)
+            | Self::Load(LoadError::NothingReadable { .. }) => {
                 vec![Violation::new("data", message.clone())]
             }
             Self::NotFinite { cause, .. } | Self::Collapsed { cause, .. } => {

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use tch::Device;
 use trainyard_data::LoaderConfig;
 use trainyard_data::cache::disk::{CacheDir, Limits, is_inside};
+use trainyard_data::dataset::listing::folder_of;
 use trainyard_data::dataset::notes::unseen_classes;
 use trainyard_data::{
     AugmentConfig, CacheMode, DataYaml, Dataset, ImageStore, OpenOptions, RamBudget, Split, TrainLoader,
@@ -16,12 +17,12 @@ use trainyard_data::{
 use trainyard_types::trainer::{Activity, LogLevel};
 use trainyard_types::{Batch, Cache, TrainSpec, Violation};
 
-use super::data_roots;
 use super::error::TrainError;
 use super::locked_pixels::pixel_memory;
 use super::memory::ProbeWhen;
 use super::monitoring::control::Control;
 use super::precision::{self, GivenUp};
+use super::{data_roots, stored};
 use crate::activity;
 use crate::checkpoint::{FOLDER, Identity};
 use crate::events::Events;
@@ -50,6 +51,8 @@ pub struct Options {
     pub resume: bool,
     /// Where images may lie; empty means anywhere.
     pub data_roots: Vec<PathBuf>,
+    /// Whether the data set is one of the cluster's store, which has all its files in the folder of its data.yaml.
+    pub is_stored: bool,
     /// What layers compute in where `amp` lets them have 16 bits; `None` chooses by device.
     pub amp: Option<Precision>,
     /// When memory is measured before the first step.
@@ -142,10 +145,15 @@ impl Setup {
         }
         let spec = &options.spec;
         let open = OpenOptions { fraction: spec.fraction, single_cls: spec.single_cls, threads: cores() };
-        let roots = &options.data_roots;
-        let train = open_split(&yaml, Split::Train, &open, Some(&known), roots, events)?;
+        let own_folder = options.is_stored.then(|| vec![folder_of(&yaml.file).to_owned()]);
+        let roots = own_folder.as_ref().unwrap_or(&options.data_roots);
+        let told = |error| if options.is_stored { stored::everywhere(error) } else { error };
+        if options.is_stored {
+            stored::check_entries(&yaml, roots).map_err(told)?;
+        }
+        let train = open_split(&yaml, Split::Train, &open, Some(&known), roots, events).map_err(told)?;
         let open = OpenOptions { fraction: 1.0, ..open };
-        let val = open_split(&yaml, Split::Val, &open, Some(&known), roots, events)?;
+        let val = open_split(&yaml, Split::Val, &open, Some(&known), roots, events).map_err(told)?;
         // Not before it is sure that folders may be told of.
         train.require_label_files(&yaml)?;
         if let Some(warning) = unseen_classes(&train.names, &train.report) {
@@ -354,6 +362,7 @@ mod tests {
             batch_size: None,
             resume: false,
             data_roots: Vec::new(),
+            is_stored: false,
             probe_memory: ProbeWhen::Auto,
             control: None,
         }

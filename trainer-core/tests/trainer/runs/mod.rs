@@ -42,6 +42,7 @@ pub fn options(spec: &TrainSpec, run_dir: &Path) -> Options {
         batch_size: None,
         resume: false,
         data_roots: Vec::new(),
+        is_stored: false,
         amp: None,
         probe_memory: ProbeWhen::Auto,
         control: None,
