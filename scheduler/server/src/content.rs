@@ -6,7 +6,9 @@
 mod catalog;
 mod collection;
 mod damage;
+mod leading_out;
 mod manifests;
+mod own_paths;
 mod packs;
 mod permits;
 mod places;

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use bytes::{Buf as _, Bytes};
 use trainyard_content::{Digest, Entry, Hasher, Kind, Manifest};
-use trainyard_types::{Time, size};
+use trainyard_types::{Time, Violation, size};
 
 use super::catalog::{Catalog, pushed_at};
 use super::packs::PackWriter;
 use super::permits::Permit;
 use super::places::{Pins, Places, WrongSize};
+use super::reading::ReadError;
 use super::under_way::Announced;
 use super::{Content, ContentError, aside};
 use crate::content_records::{ContentChange, VersionRecord};
@@ -59,6 +60,9 @@ pub enum PushError {
     /// Fewer bytes came than were asked for.
     #[error("`{0}` and what follows did not come")]
     TooShort(String),
+    /// The data set names files that it does not have.
+    #[error("{} paths lead out of the data set", .0.len())]
+    LeadsOut(Vec<Violation>),
     /// What was there when the push began is damaged or gone by now.
     #[error("a content that was there is gone; push again")]
     Gone,
@@ -289,6 +293,12 @@ impl Pushing {
         }
         self.writer.finish().await?;
         self.note_written();
+        match self.content.paths_leading_out(&self.manifest, &self.places).await {
+            Ok(found) if found.is_empty() => {}
+            Ok(found) => return Err(PushError::LeadsOut(found)),
+            Err(ReadError::Missing(_) | ReadError::Damaged(_)) => return Err(PushError::Gone),
+            Err(ReadError::Store(error)) => return Err(error.into()),
+        }
         let places = Arc::clone(&self.places);
         let packs = aside(&self.manifest, move |manifest| places.packs_of(manifest)).await;
         let (packs, pins) = packs.ok_or(PushError::Gone)?;

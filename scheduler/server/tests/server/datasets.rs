@@ -384,6 +384,42 @@ async fn bad_pushes_are_refused_by_field_and_leave_nothing() {
 }
 
 #[tokio::test]
+async fn a_version_that_names_what_it_does_not_have_is_refused_with_file_line_and_value() {
+    let scheduler = Scheduler::start().await;
+    let list: &[u8] = b"../images/1.jpg\n/data/other/2.jpg\n../../3.jpg\n";
+    let yaml: &[u8] = b"names: [a]\ntrain: lists/train.txt\nval:\n  - /data/other\n  - ../images\n";
+    let error =
+        push(&scheduler, "cells", &[("data.yaml", yaml), ("lists/train.txt", list)]).await.unwrap_err();
+    assert_eq!(error.code(), Code::InvalidArgument);
+    let told: Vec<(String, String)> = error
+        .get_details_bad_request()
+        .unwrap()
+        .field_violations
+        .into_iter()
+        .map(|wrong| (wrong.field, wrong.description))
+        .collect();
+    for (at, (field, text)) in [
+        ("files[0]", "data.yaml:4: `val: /data/other` leads out of the data set; "),
+        ("files[0]", "data.yaml:5: `val: ../images` leads out"),
+        ("files[1]", "lists/train.txt:2: `/data/other/2.jpg` leads out"),
+        ("files[1]", "lists/train.txt:3: `../../3.jpg` leads out"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        assert!(told[at].0 == field && told[at].1.starts_with(text), "{told:?}");
+    }
+    assert_eq!(told.len(), 4);
+    // Also where nothing need be sent.
+    push(&scheduler, "cells", &[("data.yaml", yaml), ("lists/train.txt", list)]).await.unwrap_err();
+    let listed = scheduler.datasets().list_datasets(pb::ListDatasetsRequest::default()).await.unwrap();
+    assert!(listed.into_inner().datasets.is_empty());
+    let yaml: &[u8] = b"names: [a]\npath: .\ntrain: lists/train.txt\nval: [images/val]\n";
+    let list: &[u8] = b"../images/1.jpg\n./images/2.jpg\n";
+    push(&scheduler, "cells", &[("data.yaml", yaml), ("lists/train.txt", list)]).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_quota_is_told_with_what_it_is_used_for() {
     let dir = tempfile::tempdir().unwrap();
     let config = trainyard_scheduler::config::Config { data_quota_gib: 1, ..config(dir.path()) };

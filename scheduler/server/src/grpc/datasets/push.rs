@@ -290,6 +290,7 @@ fn refusal(error: PushError, kind: Kind, name: &str) -> ApiError {
             ApiError::NameTaken { name: name.to_owned(), owner, text }
         }
         PushError::Quota { .. } => ApiError::DataQuota(error.to_string()),
+        PushError::LeadsOut(found) => ApiError::Invalid(found),
         PushError::Size { .. } => ApiError::field("files", error.to_string()),
         PushError::Hash { .. } | PushError::TooLong | PushError::TooShort(_) => {
             ApiError::field("data", error.to_string())
