@@ -73,8 +73,13 @@ impl<'a> Submission<'a> {
                 "{NOT_CHECKED}: all behind the first {MOST_DATA_SETS} data sets of this call; {SHOWS_LATER}"
             ));
         }
+        let errors = refused.errors;
         let Some(violations) = refused.violations() else { return Ok(warnings) };
-        if self.is_repeated().await? { Ok(warnings) } else { Err(ApiError::UnusableData(violations)) }
+        if self.is_repeated().await? {
+            Ok(warnings)
+        } else {
+            Err(ApiError::UnusableData { violations, errors })
+        }
     }
 
     /// As [`Self::check`], for all jobs of a call.
@@ -170,6 +175,8 @@ fn told(check: &DataCheck) -> Vec<String> {
 struct Refused {
     violations: Vec<Violation>,
     bytes: usize,
+    /// All errors, and those that no violation names.
+    errors: u64,
     more: u64,
     /// Where the last data set is named that has errors.
     last: Option<String>,
@@ -190,6 +197,7 @@ impl Refused {
             }
         }
         self.more = self.more.saturating_add(check.more_errors);
+        self.errors = self.errors.saturating_add(check.errors.len() as u64).saturating_add(check.more_errors);
         self.last = Some(field.to_owned());
     }
 
@@ -219,13 +227,28 @@ mod tests {
         JobSpec::new(TrainSpec::new(ModelScale::N, data))
     }
 
-    fn refused(count: usize, bytes: usize, more: u64) -> Vec<Violation> {
+    fn refused_with(count: usize, bytes: usize, more: u64) -> Refused {
         let errors: Vec<String> =
             (0..count).map(|line| format!("a.txt:{line}: {}", "x".repeat(bytes))).collect();
         let check = DataCheck { more_errors: more, ..DataCheck::new(&errors, &[], None) };
         let mut refused = Refused::default();
         refused.add("spec.train.data", &check);
-        refused.violations().unwrap()
+        refused
+    }
+
+    fn refused(count: usize, bytes: usize, more: u64) -> Vec<Violation> {
+        refused_with(count, bytes, more).violations().unwrap()
+    }
+
+    #[test]
+    fn the_first_sentence_counts_all_errors_also_those_that_are_not_named() {
+        for (count, bytes, more) in [(20, 50, 10), (20, 2000, 10), (3, 10, 27)] {
+            let refused = refused_with(count, bytes, more);
+            let errors = refused.errors;
+            let violations = refused.violations().unwrap();
+            let status = Status::from(ApiError::UnusableData { violations, errors });
+            assert_eq!(status.message(), "the data set cannot be trained on, for 30 reasons");
+        }
     }
 
     #[test]
@@ -259,7 +282,8 @@ mod tests {
     fn an_answer_fits_into_the_headers_that_clients_take() {
         let violations = refused(20, 2000, u64::MAX);
         assert!(violations.len() > 5, "{violations:?}");
-        let headers = Status::from(ApiError::UnusableData(violations)).into_http::<String>();
+        let error = ApiError::UnusableData { violations, errors: u64::MAX };
+        let headers = Status::from(error).into_http::<String>();
         let bytes: usize =
             headers.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum();
         assert!(bytes < 8192, "{bytes}");

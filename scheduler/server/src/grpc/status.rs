@@ -30,7 +30,11 @@ pub enum ApiError {
     /// The request is wrong; every field that is.
     Invalid(Vec<Violation>),
     /// No training would begin on the data sets that were named; where that is said, and what is wrong with them.
-    UnusableData(Vec<Violation>),
+    UnusableData {
+        violations: Vec<Violation>,
+        /// How many errors there are, those that the violations do not name included.
+        errors: u64,
+    },
     /// There is no such thing.
     NotFound {
         /// `job`, `agent` or `artifact`.
@@ -227,11 +231,11 @@ fn invalid(violations: Vec<Violation>) -> Status {
     Status::with_error_details(Code::InvalidArgument, text, details)
 }
 
-fn unusable_data(violations: Vec<Violation>) -> Status {
+fn unusable_data(violations: Vec<Violation>, errors: u64) -> Status {
     // The answer must fit into headers: errors are told once.
     let text = match violations.as_slice() {
         [only] => format!("the data set cannot be trained on: {only}"),
-        several => format!("the data set cannot be trained on, for {} reasons", several.len()),
+        _ => format!("the data set cannot be trained on, for {errors} reasons"),
     };
     let fields =
         violations.into_iter().map(|violation| FieldViolation::new(violation.field, violation.description));
@@ -416,7 +420,7 @@ fn refusal_of(error: ApiError) -> Status {
         | ApiError::ContentMissing(_)
         | ApiError::DataDiskFull => ApiError::Internal.into(),
         ApiError::Invalid(violations) => invalid(violations),
-        ApiError::UnusableData(violations) => unusable_data(violations),
+        ApiError::UnusableData { violations, errors } => unusable_data(violations, errors),
         ApiError::Refused(refusal) => refused(&refusal),
         ApiError::NotFound { kind, name, hint } => {
             let text = format!("there is no {kind} `{name}`; {hint}");
