@@ -2,6 +2,7 @@
 //!
 //! Blobs without a version go first, then versions that were used longest ago. What an attempt needs never goes.
 
+use std::fmt;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -53,17 +54,69 @@ impl Limits {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoRoom {
     #[error(
-        "{} are missing here, and what jobs use of the store takes {} of the {} that `fetched_quota_gib` allows; raise \
-         the key, or wait for those jobs",
-        size::bytes(*needed), size::bytes(*used), size::bytes(*quota)
+        "{} are missing here, and `fetched_quota_gib` allows {} in all; raise the key",
+        size::bytes(*needed), size::bytes(*quota)
     )]
-    Quota { needed: u64, used: u64, quota: u64 },
+    TooLarge { needed: u64, quota: u64 },
+    #[error(
+        "{} are missing here, and the store takes {} of the {} that `fetched_quota_gib` allows, which is held by {by}; \
+         raise the key{}",
+        size::bytes(*needed),
+        size::bytes(*used),
+        size::bytes(*quota),
+        by.way_out()
+    )]
+    Quota { needed: u64, used: u64, quota: u64, by: Holders },
     #[error(
         "{} are missing here, and the disk of `cache_dir` has {} free, of which `cache_floor_gib` keeps {}; make room \
          there",
         size::bytes(*needed), size::bytes(*free), size::bytes(*floor)
     )]
     Disk { needed: u64, free: u64, floor: u64 },
+}
+
+/// What keeps room in the store that may not go now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holders {
+    /// Versions that attempts need.
+    pub by_jobs: usize,
+    /// Versions that nobody needs.
+    pub unneeded: usize,
+    /// Bytes that fetches under way will still take.
+    pub promised: u64,
+    /// How long a version must have been unused to go.
+    pub least_unused: Duration,
+}
+
+impl Holders {
+    const fn way_out(&self) -> &'static str {
+        match (self.by_jobs, self.unneeded) {
+            (0, 0) => "",
+            (0, _) => ", or wait: a job that starts here takes the room of what was used longest ago",
+            _ => ", or wait for those jobs",
+        }
+    }
+}
+
+impl fmt::Display for Holders {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut by = Vec::new();
+        if self.by_jobs > 0 {
+            by.push(format!("{} that jobs use", size::counted(self.by_jobs, "version")));
+        }
+        if self.unneeded > 0 {
+            let hours = self.least_unused.as_secs() / 3600;
+            let versions = size::counted(self.unneeded, "version");
+            by.push(format!("{versions} that no job uses, used in the last {hours} h"));
+        }
+        if self.promised > 0 {
+            by.push(format!("{} that are being fetched", size::bytes(self.promised)));
+        }
+        if by.is_empty() {
+            by.push("what was fetched of other versions".to_owned());
+        }
+        f.write_str(&by.join(", and "))
+    }
 }
 
 /// Room that was promised to a fetch, until it is dropped.
@@ -105,7 +158,7 @@ pub fn make(
         return Err(hopeless);
     }
     let mut has_swept = false;
-    while let Some(shortage) = shortage(store, limits, needed) {
+    while let Some(shortage) = shortage(store, limits, needed, least_unused) {
         if !has_swept {
             has_swept = true;
             remove_without_version(store);
@@ -147,18 +200,20 @@ fn hopeless(store: &Store, limits: Limits, needed: u64) -> Option<NoRoom> {
     let Bounds { quota, floor, free } = limits.bounds(store.layout().content())?;
     let (taken, _) = store.taken_and_promised();
     if needed > quota {
-        return Some(NoRoom::Quota { needed, used: 0, quota });
+        return Some(NoRoom::TooLarge { needed, quota });
     }
     let lacks = free.saturating_add(taken) < floor.saturating_add(needed);
     lacks.then_some(NoRoom::Disk { needed, free, floor })
 }
 
-fn shortage(store: &Store, limits: Limits, needed: u64) -> Option<NoRoom> {
+fn shortage(store: &Store, limits: Limits, needed: u64, least_unused: Duration) -> Option<NoRoom> {
     let Bounds { quota, floor, free } = limits.bounds(store.layout().content())?;
     let (taken, promised) = store.taken_and_promised();
     let used = taken.saturating_add(promised);
     if needed > 0 && used.saturating_add(needed) > quota {
-        return Some(NoRoom::Quota { needed, used, quota });
+        let (by_jobs, unneeded) = store.needed_and_others();
+        let by = Holders { by_jobs, unneeded, promised, least_unused };
+        return Some(NoRoom::Quota { needed, used, quota, by });
     }
     let lacks = free < floor.saturating_add(needed).saturating_add(promised);
     (needed > 0 && lacks).then_some(NoRoom::Disk { needed, free, floor })

@@ -195,6 +195,14 @@ impl Store {
         self.state().needed.values().any(|needed| needed.contains(&id))
     }
 
+    /// How many of the versions that are whole attempts need, and how many they do not.
+    pub(super) fn needed_and_others(&self) -> (usize, usize) {
+        let state = self.state();
+        let needed: BTreeSet<&Digest> = state.needed.values().flatten().collect();
+        let used = state.held.keys().filter(|id| needed.contains(id)).count();
+        (used, state.held.len() - used)
+    }
+
     /// The version that was used longest ago of those that nobody needs, if that is long enough. It counts as held no more.
     pub(super) fn take_oldest(&self, least_unused: Duration) -> Option<Digest> {
         let mut state = self.state();

@@ -172,6 +172,30 @@ fn room_is_promised_once_and_given_back() {
 }
 
 #[test]
+fn who_finds_no_room_is_told_what_holds_it() {
+    let world = world();
+    let cells = world.keep(&CELLS);
+    let limits = Limits { quota_gib: Some(1), floor_gib: Some(0) };
+    let day = Duration::from_secs(24 * 3600);
+    let refused = |bytes: u64| room::make(&world.store, limits, std::iter::once(bytes), day).err();
+    // Where this machine's disk has so much room at all.
+    let Some(too_large @ room::NoRoom::TooLarge { .. }) = refused(2 << 30) else {
+        panic!("more than the quota")
+    };
+    assert!(!too_large.to_string().contains("jobs"), "{too_large}");
+    let Some(young @ room::NoRoom::Quota { .. }) = refused(1 << 30) else { return };
+    let young = young.to_string();
+    assert!(young.contains("held by 1 version that no job uses, used in the last 24 h;"), "{young}");
+    assert!(!young.contains("wait for those jobs"), "{young}");
+    world.store.need(AttemptId { job: trainyard_types::JobId(Uuid::from_u128(7)), number: 1 }, cells);
+    let used = refused(1 << 30).unwrap().to_string();
+    assert!(
+        used.contains("held by 1 version that jobs use; raise the key, or wait for those jobs"),
+        "{used}"
+    );
+}
+
+#[test]
 fn a_content_may_have_more_places_than_a_file_may_have_names() {
     let world = world();
     let layout = world.store.layout();
