@@ -23,7 +23,7 @@ pub struct Reconnect<'a> {
     disconnected_since: Option<Instant>,
     /// Whether the server has sent anything yet.
     connected: bool,
-    /// Whether the server has answered that it stands by.
+    /// Whether the server has answered that it stands by, or that its caller is to come again.
     answered: bool,
     backoff: Duration,
 }
@@ -52,6 +52,22 @@ impl<'a> Reconnect<'a> {
         if self.disconnected_since.is_none() && self.connected {
             terminal::message("the connection is lost; trying again");
         }
+        self.pause(status).await
+    }
+
+    /// The same where the server is there and asks to come again; `words` say that once.
+    ///
+    /// # Errors
+    /// As [`Self::wait`].
+    pub async fn wait_as_told(&mut self, status: &Status, words: &str) -> Result<(), Failure> {
+        self.answered = true;
+        if self.disconnected_since.is_none() {
+            terminal::message(words);
+        }
+        self.pause(status).await
+    }
+
+    async fn pause(&mut self, status: &Status) -> Result<(), Failure> {
         let since = *self.disconnected_since.get_or_insert_with(Instant::now);
         // A standby that answers is part of a cluster that will have a leader soon.
         self.answered |= leader_of(status).is_some();

@@ -10,7 +10,7 @@ from google.protobuf import descriptor_pool
 
 import trainyard
 from build_parts.version import ROOT, __version__
-from trainyard import TrainFields, _certificate, _habit, _methods
+from trainyard import TrainFields, _certificate, _habit, _methods, _push
 from trainyard._answer import Answer
 from trainyard._route import Route
 from trainyard.v1 import train_pb2
@@ -22,6 +22,12 @@ def _standby(leader: str) -> Answer:
 
 
 AWAY = Answer("UNAVAILABLE", "Connection refused", is_answer=False)
+
+
+def test_a_push_that_was_too_slow_is_begun_anew() -> None:
+    assert _push._come_again(Answer("DEADLINE_EXCEEDED", "nothing came for 30 s")).is_temporary
+    assert not _push._come_again(Answer("DEADLINE_EXCEEDED", "too late", is_answer=False)).is_temporary
+    assert not _push._come_again(Answer("RESOURCE_EXHAUSTED", "too much")).is_temporary
 
 
 def test_every_scheduler_is_tried_before_a_wait() -> None:

@@ -12,8 +12,8 @@ use trainyard_data::packing::{Origin, PackedFile, PackingList};
 use super::hashing::{changed, read_all, unreadable};
 use crate::failure::Failure;
 
-/// Bytes of a message: small files share one.
-const MESSAGE_BYTES: usize = 1 << 20;
+/// Bytes of a message: small files share one. A slow uplink sends one within the time that the scheduler waits for the next.
+const MESSAGE_BYTES: usize = 256 << 10;
 /// Messages of one large file that are read ahead.
 const AHEAD: usize = 4;
 

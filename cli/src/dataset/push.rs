@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Status;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
 use trainyard_content::Kind;
 use trainyard_proto::pb;
 use trainyard_proto::pb::push_dataset_response::Part as Answer;
@@ -21,11 +22,13 @@ use super::hash_cache::HashCache;
 use super::hashing::{self, Digests};
 use super::progress::Progress;
 use crate::commands::Context;
-use crate::failure::{Exit, Failure, is_temporary};
+use crate::failure::{Exit, Failure, is_temporary, is_transport};
 use crate::output::Output;
 use crate::reconnect::Reconnect;
 use crate::terminal;
 
+/// How the scheduler calls that others push just now, as the user may elsewhere.
+const TOO_MANY: &str = "TOO_MANY_PUSHES";
 /// Messages that wait for the connection.
 const QUEUED: usize = 4;
 
@@ -79,14 +82,27 @@ pub async fn push(context: &Context, bundle: &Bundle) -> Result<pb::Dataset, Fai
             }
             Err(Stopped::There(status)) => status,
         };
-        if !is_temporary(&status) {
+        let words = asks_to_come_again(&status);
+        if words.is_none() && !is_temporary(&status) {
             return Err(context.client.failure(&status));
         }
         if attempt.progressed {
             reconnect.progressed();
         }
-        reconnect.wait(&status).await?;
+        match words {
+            Some(words) => reconnect.wait_as_told(&status, words).await?,
+            None => reconnect.wait(&status).await?,
+        }
     }
+}
+
+/// What to say when the scheduler is there, and this push is to be begun anew.
+fn asks_to_come_again(status: &Status) -> Option<&'static str> {
+    if status.code() == Code::DeadlineExceeded && !is_transport(status) {
+        return Some("the server ended the push, since nothing had come for a while; trying again");
+    }
+    let is_full = status.get_details_error_info().is_some_and(|info| info.reason == TOO_MANY);
+    is_full.then_some("too many pushes are under way; waiting for one to end")
 }
 
 fn begin_hashing(output: Output, bundle: &Bundle) -> Digests {

@@ -1,5 +1,6 @@
 //! Data sets and weights: pushed, pulled, named by jobs, against a store that follows the protocol or breaks it.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -127,6 +128,30 @@ fn a_push_that_breaks_off_goes_on_where_it_was() {
     assert_eq!((script.store.pushes, script.store.versions.len()), (2, 1));
     let (_, files) = &script.store.versions[0];
     assert!(files.iter().all(|file| script.store.contents[&file.sha256].len() as u64 == file.size_bytes));
+}
+
+#[test]
+fn a_push_waits_for_its_turn_and_begins_anew_when_it_was_too_slow() {
+    let (server, cells) = (Server::start(Script::default()), Cells::new(1));
+    let details = ErrorDetails::with_error_info("TOO_MANY_PUSHES", "trainyard", HashMap::new());
+    let full = Status::with_error_details(tonic::Code::Unavailable, "too many pushes are under way", details);
+    let silent = Status::deadline_exceeded("nothing came for 30 s; push again");
+    // With pauses that double from 0.2 s on, six take longer than a server is waited for that never answers.
+    server.script.lock().unwrap().store.come_again = [vec![full; 5], vec![silent]].concat();
+    let (code, out, err) = push(&server, &cells);
+    assert!(code == 0 && out.starts_with("cells@"), "{err}");
+    assert!(
+        err.contains("the server ended the push, since nothing had come for a while; trying again"),
+        "{err}"
+    );
+    assert!(!err.contains("the connection is lost"), "{err}");
+    assert!(server.script.lock().unwrap().store.come_again.is_empty());
+    let other = Cells::new(2);
+    let details = ErrorDetails::with_error_info("TOO_MANY_PUSHES", "trainyard", HashMap::new());
+    let full = Status::with_error_details(tonic::Code::Unavailable, "too many pushes are under way", details);
+    server.script.lock().unwrap().store.come_again = vec![full];
+    let (code, _, err) = push(&server, &other);
+    assert!(code == 0 && err.contains("too many pushes are under way; waiting for one to end"), "{err}");
 }
 
 #[test]

@@ -19,7 +19,7 @@ from trainyard.errors import FailedPrecondition, InvalidArgument
 from trainyard.v1 import datasets_pb2
 
 DIGEST_BYTES = 32
-_PIECE_BYTES = 1 << 20
+_PIECE_BYTES = 256 << 10
 #: Files, and bytes, that one thread hashes before it takes others.
 _RUN_FILES = 256
 _RUN_BYTES = 16 << 20
@@ -125,7 +125,7 @@ class Hashing:
 
 
 def pieces(bundle: Bundle, at: int) -> Iterator[bytes]:
-    """The content of a file, in pieces of 1 MiB at most; an empty one has one. Refuses one whose size changed."""
+    """The content of a file, in pieces of 256 KiB at most; an empty one has one. Refuses one whose size changed."""
     source, size = bundle.sources[at], bundle.sizes[at]
     if isinstance(source, bytes):
         yield from (source[begin : begin + _PIECE_BYTES] for begin in range(0, max(len(source), 1), _PIECE_BYTES))

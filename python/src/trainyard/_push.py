@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -23,8 +24,9 @@ from trainyard._stopping import Stop
 from trainyard.errors import TrainyardError
 from trainyard.v1 import datasets_pb2
 
-#: Bytes of contents in one message: small files share one.
-_MESSAGE_BYTES = 1 << 20
+#: Bytes of contents in one message: small files share one. A slow uplink sends one within the time that the scheduler
+#: waits for the next.
+_MESSAGE_BYTES = 256 << 10
 #: Bytes of the list of files in one message.
 _LIST_BYTES = 512 << 10
 #: While a large file is hashed, an empty message says so often, in seconds, that this end is there.
@@ -44,7 +46,7 @@ def push(runner: BlockingRunner, bundle: Bundle, report: Report, stop: Stop) -> 
             try:
                 dataset = attempt.run(runner, stop)
             except CallFailed as failed:
-                answer = failed.answer
+                answer = _come_again(failed.answer)
             else:
                 runner.session.succeeded()
                 break
@@ -60,6 +62,12 @@ def push(runner: BlockingRunner, bundle: Bundle, report: Report, stop: Stop) -> 
     if dataset.version != own:
         raise TrainyardError(f"the server stored version {dataset.version}, and not {own}")
     return dataset
+
+
+def _come_again(answer: Answer) -> Answer:
+    """A push that the scheduler has ended since nothing came for a while is begun anew."""
+    is_too_slow = answer.is_answer and answer.code == "DEADLINE_EXCEEDED"
+    return replace(answer, code="UNAVAILABLE") if is_too_slow else answer
 
 
 class _Attempt:

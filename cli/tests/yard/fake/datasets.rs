@@ -26,6 +26,8 @@ pub struct Store {
     /// Contents after which a push breaks off, once.
     pub break_push_after: Option<usize>,
     pub refuse: Option<Status>,
+    /// The answers to the first pushes, the last one first.
+    pub come_again: Vec<Status>,
     /// What becomes of a file once its hash has come.
     pub rewrite: Option<(PathBuf, Vec<u8>)>,
     /// A push is not answered.
@@ -124,6 +126,8 @@ impl Fake {
         };
         let refuse = self.0.lock().unwrap().store.refuse.clone();
         refuse.map_or(Ok(()), Err)?;
+        let come_again = self.0.lock().unwrap().store.come_again.pop();
+        come_again.map_or(Ok(()), Err)?;
         let mut files: Vec<pb::DatasetFile> = Vec::new();
         while (files.len() as u64) < header.files {
             match parts.message().await?.and_then(|message| message.part) {

@@ -60,6 +60,8 @@ pub enum ApiError {
     NameTaken { name: String, owner: String, text: String },
     /// A user has as many data sets and weights as are allowed.
     DataQuota(String),
+    /// Others push just now, or the user does.
+    TooManyPushes,
     /// A stored content or manifest is damaged.
     DataLoss(String),
     /// The disk of data sets is full.
@@ -378,6 +380,12 @@ fn content_refused(error: &ApiError) -> Option<Status> {
             details.add_quota_failure_violation("data_quota_gib", text.as_str());
             Status::with_error_details(Code::ResourceExhausted, text.as_str(), details)
         }
+        ApiError::TooManyPushes => {
+            let text = "too many pushes are under way; try again in a moment";
+            let mut details = details("TOO_MANY_PUSHES", []);
+            details.set_retry_info(Some(RETRY_DELAY));
+            Status::with_error_details(Code::Unavailable, text, details)
+        }
         ApiError::ContentMissing(text) => {
             Status::with_error_details(Code::DataLoss, text.as_str(), details("CONTENT_MISSING", []))
         }
@@ -416,6 +424,7 @@ fn refusal_of(error: ApiError) -> Status {
         | ApiError::InUse { .. }
         | ApiError::NameTaken { .. }
         | ApiError::DataQuota(_)
+        | ApiError::TooManyPushes
         | ApiError::DataLoss(_)
         | ApiError::ContentMissing(_)
         | ApiError::DataDiskFull => ApiError::Internal.into(),

@@ -1,10 +1,11 @@
 //! One push: header and files come, what is missing is asked for, and a version comes out.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_stream::{Stream, StreamExt as _};
 use tonic::{Status, Streaming};
 use trainyard_content::{Builder, Digest, Kind, MAX_FILES, Manifest, ManifestError};
 use trainyard_proto::pb;
@@ -28,9 +29,11 @@ const NAME: usize = 128;
 const DESCRIPTION: usize = 200;
 /// Ranges in one message: at most 20 bytes each.
 const RANGES: usize = 50_000;
-/// A client that sends nothing for so long is gone.
+/// A client that says nothing for so long is gone: hashing a large file takes a while, and holds no place.
 const SILENCE: Duration = Duration::from_secs(300);
-/// Bytes of contents that come in that time at least: whoever holds a place among the pushes uses it.
+/// Whoever holds a place among the pushes uses it: no byte that comes, and no answer that is taken, for so long end it.
+const STALL: Duration = Duration::from_secs(30);
+/// Bytes of contents that come in [`SILENCE`] at least.
 const LEAST_BYTES: u64 = 256 << 10;
 
 /// A push that has come in.
@@ -154,22 +157,21 @@ impl Push {
         let _ = answers.send(answer).await;
     }
 
+    /// The next part of header and files.
     async fn next(&mut self) -> Result<Option<Part>, Status> {
         loop {
-            match timeout(SILENCE, self.parts.message()).await {
-                Ok(Ok(Some(pb::PushDatasetRequest { part: None }))) => {}
-                Ok(message) => return Ok(message?.and_then(|message| message.part)),
-                Err(_) => {
-                    let text = format!("nothing came for {} s; push again", SILENCE.as_secs());
-                    return Err(Status::deadline_exceeded(text));
-                }
+            let part = next_part(&mut self.parts, Instant::now() + SILENCE, SILENCE).await?;
+            if !matches!(part, Some(None)) {
+                return Ok(part.flatten());
             }
         }
     }
 
     async fn answer(&self, answer: Answer) -> Result<(), Status> {
         let message = pb::PushDatasetResponse { part: Some(answer) };
-        self.answers.send(Ok(message)).await.map_err(|_| Status::cancelled("the client is gone"))
+        let sent = timeout(STALL, self.answers.send(Ok(message))).await;
+        sent.map_err(|_| stalled("no answer was taken", STALL))?
+            .map_err(|_| Status::cancelled("the client is gone"))
     }
 
     /// Header and files.
@@ -222,8 +224,8 @@ impl Push {
         let mut told = 0;
         let (mut window, mut window_began) = (0, Instant::now());
         while pushing.received_bytes() < all {
-            let part = match self.next().await {
-                Ok(Some(part)) => part,
+            let data = match next_bytes(&mut self.parts, STALL).await {
+                Ok(Some(data)) => data,
                 end => {
                     // What has come stays, so that the next push goes on from there.
                     let short = pushing.break_off().await;
@@ -235,15 +237,10 @@ impl Push {
                 let received = pushing.received_bytes();
                 if received - window < LEAST_BYTES {
                     pushing.break_off().await;
-                    let text =
-                        format!("{} bytes came in {} s; push again", received - window, SILENCE.as_secs());
-                    return Err(Status::deadline_exceeded(text));
+                    return Err(stalled(&format!("{} bytes came", received - window), SILENCE));
                 }
                 (window, window_began) = (received, Instant::now());
             }
-            let Part::Data(data) = part else {
-                return Err(ApiError::field("part", "contents alone come now").into());
-            };
             if let Err(error) = pushing.take(data.into()).await {
                 pushing.break_off().await;
                 return Err(refused(error));
@@ -278,10 +275,48 @@ impl Push {
     }
 }
 
+fn stalled(what: &str, time: Duration) -> Status {
+    Status::deadline_exceeded(format!("{what} for {} s; push again, it goes on where it was", time.as_secs()))
+}
+
+type Message = Result<pb::PushDatasetRequest, Status>;
+
+/// The next message's part, which may have none; `None` behind the last one.
+async fn next_part(
+    messages: &mut (impl Stream<Item = Message> + Unpin),
+    until: Instant,
+    time: Duration,
+) -> Result<Option<Option<Part>>, Status> {
+    let message = timeout_at(until, messages.next()).await.map_err(|_| stalled("nothing came", time))?;
+    Ok(message.transpose()?.map(|message| message.part))
+}
+
+/// The next bytes of contents; `None` behind the last ones. Messages without a byte gain no time.
+async fn next_bytes(
+    messages: &mut (impl Stream<Item = Message> + Unpin),
+    time: Duration,
+) -> Result<Option<Vec<u8>>, Status> {
+    let until = Instant::now() + time;
+    loop {
+        let part = next_part(messages, until, time).await?;
+        match part {
+            None => return Ok(None),
+            Some(None) => {}
+            Some(Some(Part::Data(data))) if data.is_empty() => {}
+            Some(Some(Part::Data(data))) => return Ok(Some(data)),
+            Some(Some(_)) => return Err(ApiError::field("part", "contents alone come now").into()),
+        }
+        // What comes without a pause is never too late for a timeout.
+        if Instant::now() >= until {
+            return Err(stalled("nothing came", time));
+        }
+    }
+}
+
 /// The answer to a push that was refused.
 fn refusal(error: PushError, kind: Kind, name: &str) -> ApiError {
     match error {
-        PushError::TooMany => ApiError::Unavailable("too many pushes are under way; try again in a moment"),
+        PushError::TooMany => ApiError::TooManyPushes,
         PushError::NotOwner(owner) => {
             let text = format!(
                 "the {} `{name}` belongs to `{owner}`; push under another name, or ask its owner",
@@ -297,5 +332,45 @@ fn refusal(error: PushError, kind: Kind, name: &str) -> ApiError {
         }
         PushError::Gone => ApiError::Unavailable("a content that was there is gone; push again"),
         PushError::Content(cause) => cause.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::sleep;
+    use tonic::Code;
+
+    use super::*;
+
+    fn message(part: Option<Part>) -> Message {
+        Ok(pb::PushDatasetRequest { part })
+    }
+
+    #[tokio::test]
+    async fn who_sends_no_byte_is_ended_whatever_else_comes() {
+        let words = tokio_stream::iter(0_u64..).then(|at| async move {
+            sleep(Duration::from_millis(1)).await;
+            message(if at % 2 == 0 { None } else { Some(Part::Data(Vec::new())) })
+        });
+        let mut words = Box::pin(words);
+        let ended = next_bytes(&mut words, Duration::from_millis(100));
+        let status = timeout(Duration::from_secs(60), ended).await.unwrap().unwrap_err();
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+        assert!(status.message().starts_with("nothing came for 0 s; push again"), "{}", status.message());
+        let status = next_bytes(&mut tokio_stream::pending(), Duration::from_millis(10)).await.unwrap_err();
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+    }
+
+    #[tokio::test]
+    async fn bytes_come_without_what_has_none_and_the_end_is_no_silence() {
+        let parts =
+            [None, Some(Part::Data(Vec::new())), Some(Part::Data(vec![1])), Some(Part::Data(vec![2]))];
+        let mut parts = tokio_stream::iter(parts.map(message));
+        assert_eq!(next_bytes(&mut parts, STALL).await.unwrap(), Some(vec![1]));
+        assert_eq!(next_bytes(&mut parts, STALL).await.unwrap(), Some(vec![2]));
+        assert_eq!(next_bytes(&mut parts, STALL).await.unwrap(), None);
+        let mut other = tokio_stream::iter([message(Some(Part::Files(pb::DatasetFiles::default())))]);
+        let refused = next_bytes(&mut other, STALL).await.unwrap_err();
+        assert!(refused.message().contains("contents alone come now"), "{refused}");
     }
 }
