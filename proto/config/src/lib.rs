@@ -259,7 +259,11 @@ fn read(file: &Path) -> Result<String, LoadError> {
 
 /// Adds where the value came from, which errors of a type's own parser (a duration's, say) do not tell.
 fn with_place(error: config::ConfigError, origins: &Layer) -> LoadError {
-    let config::ConfigError::At { key: Some(key), .. } = &error else { return error.into() };
+    let (config::ConfigError::At { key: Some(key), .. } | config::ConfigError::Type { key: Some(key), .. }) =
+        &error
+    else {
+        return error.into();
+    };
     let Some((key, value)) = origins.0.iter().find(|(other, _)| other == key) else { return error.into() };
     let text = told(&error);
     let mut problem = text.split(" for key `").next().unwrap_or(&text).to_owned();
