@@ -49,8 +49,11 @@ async fn files_are_kept_by_browsers_compressed_and_asked_for_again_cheaply() {
     let plain = browser.get(style, &[]).await;
     assert_eq!(plain.header("cache-control"), "public, max-age=31536000, immutable");
     assert_eq!(plain.header("content-type"), "text/css; charset=utf-8");
-    let gzip = browser.get(style, &[("accept-encoding", "gzip, br")]).await;
+    let brotli = browser.get(style, &[("accept-encoding", "gzip, br")]).await;
+    assert_eq!(brotli.header("content-encoding"), "br");
+    let gzip = browser.get(style, &[("accept-encoding", "gzip")]).await;
     assert_eq!(gzip.header("content-encoding"), "gzip");
+    assert!(brotli.bytes().len() < gzip.bytes().len());
     assert!(gzip.bytes().len() < plain.bytes().len() && gzip.header("etag") != plain.header("etag"));
     let mut unpacked = String::new();
     flate2::read::GzDecoder::new(gzip.bytes()).read_to_string(&mut unpacked).unwrap();
