@@ -179,7 +179,7 @@ def test_names_are_refused_where_they_are_wrong(client: Client, cells: Path) -> 
         client.train("nobodys")
     (cells / "images" / "train" / "Twice.jpg").write_bytes(min(cells.glob("images/train/*")).read_bytes())
     (cells / "images" / "train" / "twice.jpg").write_bytes(min(cells.glob("images/train/*")).read_bytes())
-    with pytest.raises(InvalidArgument, match=r"twice\.jpg` is the same as another"):
+    with pytest.raises(InvalidArgument, match=r"twice\.jpg` is the same as `images/train/Twice\.jpg`"):
         client.push_dataset(cells)
 
 

@@ -135,10 +135,7 @@ async fn a_job_makes_way_for_one_of_higher_priority_and_goes_on_and_yard_gpus_sh
  {
     let (cluster, _agent) = workstation_under("finish-time", &[]).await;
     let data = cluster.demo_data("shapes", 16, 4, 64).await.unwrap();
-    // Endless as far as the scheduler knows; its own limit of time ends it after a few seconds of training.
-    let mut endless = job(&data, 100_000, "4090");
-    endless.train.as_mut().unwrap().time = Some(15.0 / 3600.0);
-    let endless = cluster.submit(endless).await.unwrap();
+    let endless = cluster.submit(job(&data, 100_000, "4090")).await.unwrap();
     cluster.watch_until(&endless, |event| epoch_end(event).is_some()).await.unwrap();
     let urgent = pb::JobSpec { priority: 10, ..job(&data, 12, "4090") };
     let urgent = cluster.submit(urgent).await.unwrap();
@@ -164,15 +161,17 @@ async fn a_job_makes_way_for_one_of_higher_priority_and_goes_on_and_yard_gpus_sh
     };
     tokio::time::timeout(PATIENCE, agreed).await.expect("`yard gpus` shows what the allocator has taken");
 
-    for id in [&urgent, &endless] {
-        let (state, events) = cluster.watch_to_end(id).await.unwrap();
-        assert_eq!(state, pb::JobState::Succeeded, "{events:?}");
-    }
+    let (state, events) = cluster.watch_to_end(&urgent).await.unwrap();
+    assert_eq!(state, pb::JobState::Succeeded, "{events:?}");
+    let goes_on = |event: &pb::JobEvent| event.attempt == 2 && epoch_end(event).is_some();
+    cluster.watch_until(&endless, goes_on).await.unwrap();
+    let request = pb::CancelJobRequest { job_id: endless.clone() };
+    cluster.jobs().await.unwrap().cancel_job(request).await.unwrap();
+    let (_, events) = cluster.watch_to_end(&endless).await.unwrap();
     let attempts = cluster.job(&endless).await.unwrap().attempts;
     let reasons: Vec<EndReason> = attempts.iter().map(pb::Attempt::end_reason).collect();
-    assert_eq!(reasons, [EndReason::Preempted, EndReason::Completed], "{attempts:?}");
+    assert_eq!(reasons, [EndReason::Preempted, EndReason::Cancelled], "{attempts:?}");
     // It went on after the epochs that it had done, and trained none of them twice.
-    let (_, events) = cluster.watch_to_end(&endless).await.unwrap();
     let epochs: Vec<u32> = events.iter().filter_map(epoch_end).collect();
     assert!(epochs.iter().copied().eq(1..=u32::try_from(epochs.len()).unwrap()), "{epochs:?}");
 }
