@@ -31,9 +31,10 @@ def _smallest_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def small(data: Any, model: Any, placement: Any, fields: Any) -> jobs_pb2.JobSpec:
         spec = job_spec(data, model, placement, fields)
+        # The weights of the small trainings are of this model, too.
+        spec.train.model = "yolov8n"
         if spec.train.epochs != 0:
             spec.train.epochs = 1000 if spec.train.epochs == 1000 else 1
-            spec.train.model = "yolov8n"
             spec.train.imgsz, spec.train.batch, spec.train.workers = TINY["imgsz"], TINY["batch"], TINY["workers"]
             spec.resources.device = TINY["device"]
         return spec
