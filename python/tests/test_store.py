@@ -135,7 +135,8 @@ def test_a_file_that_changes_meanwhile_stops_the_push(
     client: Client, cells: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     image = min(cells.glob("images/val/*"))
-    content = image.read_bytes()
+    # What the cluster has already is not sent.
+    content = image.read_bytes() + b"behind its end"
     for changed in (content + b"x", content[:-1], content[:-1] + b"x"):
         image.write_bytes(content)
         name = f"changed-{len(changed)}"
