@@ -58,7 +58,7 @@ impl<'a> Reconnect<'a> {
     /// The same where the server is there and asks to come again; `words` say that once.
     ///
     /// # Errors
-    /// As [`Self::wait`].
+    /// The server was away for too long: it is given up.
     pub async fn wait_as_told(&mut self, status: &Status, words: &str) -> Result<(), Failure> {
         self.answered = true;
         if self.disconnected_since.is_none() {

@@ -201,7 +201,7 @@ impl PathMonitor {
     /// As [`Self::find`], and notes nothing.
     ///
     /// # Errors
-    /// As [`Self::find`].
+    /// The path is not there, cannot be read, or lies outside of the data roots.
     pub async fn look(&self, path_use: PathUse, named: &Path) -> Result<PathBuf, Unseen> {
         let (data, roots) = (named.to_owned(), self.0.roots.clone());
         let work = move || {

@@ -44,11 +44,12 @@ impl Bundle {
                 wrong.add(format!("{} {error}", place()));
             } else if !clashes.is_new(file.path) {
                 // Only those that are shown are worth a search.
-                let other = wrong.has_room().then(|| {
-                    let before = self.list.iter().take_while(|other| other.path != file.path);
-                    before.into_iter().find(|other| clash(other.path, file.path))
-                });
-                let other = other.flatten().map_or_else(|| "another file".to_owned(), |other| named(&other));
+                let search = || {
+                    let mut before = self.list.iter().take_while(|other| other.path != file.path);
+                    before.find(|other| clash(other.path, file.path))
+                };
+                let other = wrong.has_room().then(search).flatten();
+                let other = other.map_or_else(|| "another file".to_owned(), |other| named(&other));
                 wrong.add(format!(
                     "{} is the same as {other} where upper and lower case or normal forms are not told apart; rename one \
                      of them",

@@ -74,7 +74,7 @@ pub enum LoadError {
     /// A value has the wrong type.
     #[error("{why}")]
     Read {
-        /// Why; without secrets.
+        /// The reader's error, without secrets.
         why: String,
     },
     /// A list in a variable that is written as in a file, and is none.

@@ -226,7 +226,7 @@ struct Row {
     is_clipped: bool,
 }
 
-/// Labels, each once.
+/// The labels of one file, without those that repeat another.
 #[derive(Default)]
 struct Distinct {
     labels: Vec<Label>,

@@ -6,7 +6,7 @@ use crate::size;
 /// The most bytes that are read of a file of one kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SizeLimit {
-    /// Bytes.
+    /// Bytes that are read at most.
     pub most: u64,
     /// The kind, with its article.
     of: &'static str,

@@ -230,7 +230,7 @@ impl JobRecord {
         }
     }
 
-    /// Higher goes first.
+    /// The priority that counts: jobs of a higher one go first.
     pub fn priority(&self) -> i32 {
         self.set_priority.unwrap_or(self.spec.priority)
     }

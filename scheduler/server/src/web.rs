@@ -74,7 +74,7 @@ pub struct Edge {
 }
 
 impl Edge {
-    /// Its fields' meaning is said there; no page is open yet.
+    /// An edge with this limit of a JSON body in bytes, behind encryption or not, before any page is open.
     pub fn new(limit: usize, is_secure: bool) -> Self {
         Self { limit, is_secure, live: Live::default(), streams: OpenStreams::default() }
     }

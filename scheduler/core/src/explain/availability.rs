@@ -20,7 +20,7 @@ const NUMBERED: usize = 8;
 /// Slots of one machine that take no attempt for one reason.
 struct ClosedSlots<'a> {
     agent: &'a str,
-    /// Their numbers.
+    /// The slots' numbers on the machine.
     indices: Vec<u32>,
     /// How many slots of the machine would do.
     of: usize,

@@ -346,11 +346,10 @@ fn class_of(metric: &str) -> Option<&str> {
 /// those beyond what a job may have, are left out. Classes never take the place of the whole model.
 fn finite(mut metrics: BTreeMap<String, f64>) -> BTreeMap<String, f64> {
     metrics.retain(|name, value| value.is_finite() && name.len() <= METRIC_BYTES);
-    let (of_classes, of_model): (Vec<_>, Vec<_>) =
+    let (mut of_classes, of_model): (Vec<_>, Vec<_>) =
         metrics.into_iter().partition(|(name, _)| class_of(name).is_some());
     let mut kept: BTreeMap<String, f64> = of_model.into_iter().take(METRICS).collect();
     // All figures of a class are kept, or none.
-    let mut of_classes: Vec<(String, f64)> = of_classes;
     of_classes.sort_by(|(one, _), (other, _)| (class_of(one), one).cmp(&(class_of(other), other)));
     kept.extend(of_classes.into_iter().take(CLASS_METRICS));
     kept

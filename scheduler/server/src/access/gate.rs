@@ -55,9 +55,9 @@ pub struct Gate(Arc<Parts>);
 struct Parts {
     registry: Arc<Registry>,
     audit: Audit,
-    /// Of wrong tokens.
+    /// Counts wrong tokens by address; beyond it, callers with one wait.
     throttle: Throttle,
-    /// Of calls without a token: those beyond it are answered, and not told to the audit.
+    /// Counts calls without a token by address; those beyond it are answered, and not told to the audit.
     tokenless: Throttle,
     strangers: Arc<Semaphore>,
     clock: Clock,

@@ -2,13 +2,11 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use trainyard_content::{Kind, Manifest};
 use trainyard_types::{SizeLimit, Violation, text};
 
 use super::leading_out::{ListLines, Named, depth_of, named_by_yaml};
 use super::places::Places;
-use super::reading::Reader;
 use super::{Content, ReadError};
 
 const DATA_YAML: &str = "data.yaml";
@@ -57,27 +55,6 @@ impl Content {
             found.extend(lines.found.iter().map(|named| told(at, file, named)));
         }
         Ok(found)
-    }
-
-    /// Reads a file's content; `false` for one that is too large to be read as what it is.
-    async fn read_file(
-        &self,
-        manifest: &Arc<Manifest>,
-        places: &Arc<Places>,
-        at: usize,
-        limit: SizeLimit,
-        mut take: impl FnMut(Bytes),
-    ) -> Result<bool, ReadError> {
-        if manifest.get(at).is_none_or(|entry| limit.check(entry.size_bytes).is_err()) {
-            return Ok(false);
-        }
-        let (objects, places, manifest) =
-            (Arc::clone(&self.0.objects), Arc::clone(places), Arc::clone(manifest));
-        let mut reader = Reader::new(objects, places, manifest, std::iter::once(at..at + 1).collect(), 0);
-        while let Some(bytes) = reader.next().await? {
-            take(bytes);
-        }
-        Ok(true)
     }
 }
 

@@ -238,7 +238,7 @@ fn take(
 /// The index of a pack; `None` when it is damaged, or not there.
 ///
 /// # Errors
-/// The store.
+/// The store cannot be read.
 pub async fn index_of(store: &Arc<dyn ObjectStore>, id: Uuid) -> object_store::Result<Option<Index>> {
     match store.head(&path(id)).await {
         Err(object_store::Error::NotFound { .. }) => Ok(None),

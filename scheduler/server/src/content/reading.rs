@@ -6,10 +6,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use trainyard_content::{Digest, Hasher, Manifest};
+use trainyard_types::SizeLimit;
 use uuid::Uuid;
 
-use super::packs;
 use super::places::Places;
+use super::{Content, packs};
 
 /// Bytes that are read from the store at once.
 const READ_BYTES: u64 = 2 << 20;
@@ -202,5 +203,31 @@ impl Reader {
         }
         self.places.forget(&entry.digest, piece.pack);
         Err(ReadError::Damaged(entry.path.to_owned()))
+    }
+}
+
+impl Content {
+    /// Reads a file's content, part by part; `false` for one that is too large to be read as what it is.
+    ///
+    /// # Errors
+    /// The content is gone or damaged; the store cannot be read.
+    pub(super) async fn read_file(
+        &self,
+        manifest: &Arc<Manifest>,
+        places: &Arc<Places>,
+        at: usize,
+        limit: SizeLimit,
+        mut take: impl FnMut(Bytes),
+    ) -> Result<bool, ReadError> {
+        if manifest.get(at).is_none_or(|entry| limit.check(entry.size_bytes).is_err()) {
+            return Ok(false);
+        }
+        let (objects, places, manifest) =
+            (Arc::clone(&self.0.objects), Arc::clone(places), Arc::clone(manifest));
+        let mut reader = Reader::new(objects, places, manifest, std::iter::once(at..at + 1).collect(), 0);
+        while let Some(bytes) = reader.next().await? {
+            take(bytes);
+        }
+        Ok(true)
     }
 }

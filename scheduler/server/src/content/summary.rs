@@ -124,7 +124,7 @@ impl Content {
         let mut files = Vec::new();
         for name in tree::FILES {
             let limit = if name.ends_with(".txt") { SizeLimit::LIST } else { SizeLimit::DATA_YAML };
-            files.push(self.small_file(manifest, name, limit.most).await?);
+            files.push(self.small_file(manifest, name, limit).await?);
         }
         let tree = aside(manifest, move |manifest| Tree::of(manifest, &files, LABELS)).await;
         let mut count = Count::new(&tree);
@@ -154,15 +154,12 @@ impl Content {
         &self,
         manifest: &Arc<Manifest>,
         name: &str,
-        most: u64,
+        limit: SizeLimit,
     ) -> Result<Bytes, SummaryError> {
         let Some(at) = manifest.find(name) else { return Ok(Bytes::new()) };
-        let size = manifest.get(at).map_or(0, |entry| entry.size_bytes);
-        if size > most {
-            return Ok(Bytes::new());
-        }
-        let reader = self.reader(Arc::clone(manifest), std::iter::once(at..at + 1).collect(), 0).await?;
-        Ok(Files { reader, rest: BytesMut::new() }.next(size).await?)
+        let (places, mut content) = (self.places().await?, BytesMut::new());
+        self.read_file(manifest, &places, at, limit, |part| content.extend_from_slice(&part)).await?;
+        Ok(content.freeze())
     }
 }
 

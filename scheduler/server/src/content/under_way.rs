@@ -33,7 +33,7 @@ impl UnderWay {
     /// will bring: those of the same files are one, as a push that was begun anew is.
     ///
     /// # Errors
-    /// What `fits` says.
+    /// The error by which `fits` refuses it.
     pub fn announce<E>(
         &self,
         user: &str,

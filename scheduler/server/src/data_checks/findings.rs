@@ -30,7 +30,7 @@ pub enum Finding {
     Usable(Arc<DataCheck>),
     /// It would not.
     Unusable(Arc<DataCheck>),
-    /// Nothing, and why not.
+    /// Nothing is known of the data set, for this reason.
     Unchecked(Unchecked),
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use trainyard_proto::pb;
+use trainyard_types::JobId;
 
 use crate::access::Caller;
 use crate::driver::StateView;
@@ -13,7 +14,7 @@ use crate::driver::StateView;
 #[derive(Debug, Clone)]
 pub struct ShownAgent {
     agent: pb::Agent,
-    /// By the job's id.
+    /// The user of each job, by the job's id.
     users: BTreeMap<String, Arc<str>>,
 }
 
@@ -98,14 +99,16 @@ pub fn in_job(mut job: pb::Job, caller: &Caller) -> pb::Job {
 }
 
 /// An event of a job that its caller sees, for that caller.
-pub fn in_event(mut event: pb::JobEvent, job: &str, caller: &Caller) -> pb::JobEvent {
+pub fn in_event(mut event: pb::JobEvent, job: JobId, caller: &Caller) -> pb::JobEvent {
     use pb::job_event::Event;
-    if caller.sees_only().is_some() {
-        match &mut event.event {
-            Some(Event::StateChange(change)) => hide_ids(&mut change.reason, job),
-            Some(Event::LogLine(line)) => hide_ids(&mut line.message, job),
-            Some(Event::Metrics(_)) | None => {}
-        }
+    if caller.sees_only().is_none() {
+        return event;
+    }
+    let own = job.to_string();
+    match &mut event.event {
+        Some(Event::StateChange(change)) => hide_ids(&mut change.reason, &own),
+        Some(Event::LogLine(line)) => hide_ids(&mut line.message, &own),
+        Some(Event::Metrics(_)) | None => {}
     }
     event
 }
@@ -224,7 +227,11 @@ mod tests {
         let line = pb::LogLine { message: format!("job {OTHER} was preempted for it"), level: 1 };
         let event = pb::JobEvent { event: Some(pb::job_event::Event::LogLine(line)), ..Default::default() };
         for (who, is_hidden) in [(caller("ada", false), true), (caller("ada", true), false)] {
-            let told = format!("{:?} {:?}", in_job(job.clone(), &who), in_event(event.clone(), OWN, &who));
+            let told = format!(
+                "{:?} {:?}",
+                in_job(job.clone(), &who),
+                in_event(event.clone(), OWN.parse().unwrap(), &who)
+            );
             assert_eq!(!told.contains(OTHER), is_hidden, "{told}");
             assert!(told.contains(OWN));
         }

@@ -234,18 +234,18 @@ impl Watcher {
         let body = EventBody::Log { level: LogLevel::Warning, message };
         let gap = EventRecord { cursor: upto, time, attempt: 0, body };
         // Whoever is gone is found out with the next event.
-        let _ = self.events.send(Ok(translate::event(gap, self.job, &self.caller))).await;
+        self.tell(gap).await;
+    }
+
+    /// Sends an event; `false` when the client is gone.
+    async fn tell(&self, event: EventRecord) -> bool {
+        self.events.send(Ok(translate::event(event, self.job, &self.caller))).await.is_ok()
     }
 
     async fn follow(&mut self) -> Result<(), ApiError> {
         if self.cursor < self.first.cursor {
             self.cursor = self.first.cursor;
-            if self
-                .events
-                .send(Ok(translate::event(self.first.clone(), self.job, &self.caller)))
-                .await
-                .is_err()
-            {
+            if !self.tell(self.first.clone()).await {
                 return Ok(());
             }
         }
@@ -261,7 +261,7 @@ impl Watcher {
                 for event in events {
                     self.tell_gap(event.cursor - 1, event.time).await;
                     self.cursor = event.cursor;
-                    if self.events.send(Ok(translate::event(event, self.job, &self.caller))).await.is_err() {
+                    if !self.tell(event).await {
                         return Ok(());
                     }
                 }

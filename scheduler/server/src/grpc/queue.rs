@@ -20,7 +20,7 @@ pub fn shares(state: &StateView<'_>, caller: &Caller) -> pb::ListUserSharesRespo
     pb::ListUserSharesResponse { users: all.iter().map(|share| shown(share, sum)).collect() }
 }
 
-/// `sum`: the seconds of all.
+/// A user's share for people; `sum` is the GPU-time of all users, in seconds.
 fn shown(share: &UserShare, sum: f64) -> pb::UserShare {
     let UserShare { name, gpu_time, weight, penalty, queued_jobs, gpus, cpu_slots } = share;
     pb::UserShare {

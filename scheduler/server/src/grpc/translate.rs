@@ -178,7 +178,7 @@ pub fn event(record: EventRecord, job: JobId, caller: &Caller) -> pb::JobEvent {
         attempt: record.attempt,
         event: Some(event),
     };
-    in_event(event, &job.to_string(), caller)
+    in_event(event, job, caller)
 }
 
 /// An agent with what its slots do, and what the scheduler has found that people should know. What the scheduler itself has against a slot stands where its agent's word does, unless that says more.

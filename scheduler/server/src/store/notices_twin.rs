@@ -10,7 +10,7 @@ use crate::notice_records::{NoticeRecord, WebhookRecord, WebhookState};
 use crate::store::memory::MemoryStore;
 use crate::store::{Pending, StoreError};
 
-/// Webhooks, notices and waits.
+/// What the store keeps in memory for notifications: webhooks, notices that are not told yet, and jobs that wait.
 #[derive(Debug, Default)]
 pub struct NoticeState {
     webhooks: BTreeMap<Uuid, (WebhookRecord, WebhookState)>,

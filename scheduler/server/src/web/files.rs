@@ -269,7 +269,7 @@ fn disposition(name: &str, is_shown: bool) -> HeaderValue {
 /// What one message carries.
 struct Piece {
     data: Bytes,
-    /// Of the whole file.
+    /// Bytes of the whole file.
     size_bytes: u64,
 }
 

@@ -15,7 +15,6 @@ const LONGEST: usize = 60;
 pub fn find(descriptor: &MessageDescriptor, fields: &Map<String, Value>) -> Vec<Wrong> {
     let mut found = Vec::new();
     look_at(descriptor, fields, "", &mut found);
-    found.truncate(MOST);
     found
 }
 
@@ -31,6 +30,9 @@ pub fn shown(value: &Value) -> String {
 
 fn look_at(descriptor: &MessageDescriptor, fields: &Map<String, Value>, path: &str, found: &mut Vec<Wrong>) {
     for (name, value) in fields {
+        if found.len() >= MOST {
+            return;
+        }
         let known = descriptor.fields().find(|field| field.name() == name || field.json_name() == name);
         let Some(field) = known else {
             let text =
@@ -73,6 +75,9 @@ fn look_at_one(
     takes: impl FnOnce() -> bool,
     found: &mut Vec<Wrong>,
 ) {
+    if found.len() >= MOST {
+        return;
+    }
     match (kind, value) {
         // Google's own messages are texts, mostly.
         (Kind::Message(message), Value::Object(fields)) if !is_googles(message) => {
